@@ -74,3 +74,7 @@ class WeightSource(Protocol):
         """Parameter name -> packed tensor. The parts are views of one uint8 buffer: `buffer` (at least `nbytes` long)
         or, where none is given, a fresh one."""
         ...
+
+    def read_tensors(self, name: str, tensor_names: Sequence[str]) -> dict[str, PackedTensor]:
+        """Only these tensors of block `name`, in memory of their own: norms and biases, without the matrices."""
+        ...
