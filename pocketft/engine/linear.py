@@ -1,0 +1,166 @@
+"""Frozen linear layers with low-rank adapters, forward and backward by hand.
+
+Layers that read the same input (q, k, v; gate, up) form a group: one matrix, one product. A group's weight is not a parameter: whoever
+owns the memory binds it before use and may take it away afterwards, between forward and backward too.
+
+    y  = x WT + b + s (d(x) AT) BT           Hu et al. 2021, d = dropout
+    dx = dy W + d'(s (dy B) A)    dA = s (dy B)T d(x)    dB = s dyT (d(x) AT)
+
+The base gets no gradient, so x is all that is saved (h = d(x) AT is tiny and kept too). Masters A and B are fp32; products run
+in the dtype of x. Knows nothing of blocks, files or PEFT.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Lora:
+    """One adapter on one layer: A (r, in), B (out, r), fp32; `scaling` is alpha / r or alpha / sqrt(r)."""
+
+    a: nn.Parameter
+    b: nn.Parameter
+    scaling: float
+    dropout: float
+
+
+class FrozenLinear(nn.Linear):
+    """Stands for an `nn.Linear` whose weight lives elsewhere; asks its group for the product.
+
+    `weight` is one number stretched to the layer's shape: it answers questions about shape, dtype and device for PEFT and
+    transformers, and takes no memory.
+    """
+
+    def __init__(self, in_features: int, out_features: int, device: torch.device) -> None:
+        nn.Module.__init__(self)
+        self.in_features, self.out_features = in_features, out_features
+        stretched = torch.zeros(1, device=device).expand(out_features, in_features)
+        self.weight = nn.Parameter(stretched, requires_grad=False)
+        self.register_parameter("bias", None)
+        self.group: LinearGroup | None = None
+        self.lora: Lora | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert self.group is not None, "bound to no group yet"
+        return self.group.product(self, x)
+
+
+class LinearGroup:
+    """Frozen linears that are called one after another on the very same input tensor.
+
+    `weight` (sum of out, in) and `bias` (sum of out) or None are bound from outside. The first member called computes for
+    all; the others take what is waiting for them.
+    """
+
+    def __init__(self, members: Sequence[FrozenLinear], index: int) -> None:
+        self.members = tuple(members)
+        self.index = index  # tells dropout streams apart
+        self.weight: Tensor | None = None
+        self.bias: Tensor | None = None
+        self.output_unused = False  # set while a block is recomputed whose end needs no value of this product
+        self.dropout_seed = 0
+        self.adapter_enabled = True
+        self._input: Tensor | None = None
+        self._waiting: dict[FrozenLinear, Tensor] = {}
+        for member in members:
+            member.group = self
+
+    @property
+    def out_features(self) -> list[int]:
+        return [member.out_features for member in self.members]
+
+    def product(self, member: FrozenLinear, x: Tensor) -> Tensor:
+        if x is not self._input or member not in self._waiting:
+            loras = [m.lora if self.adapter_enabled else None for m in self.members]
+            parameters = [p for lora in loras if lora is not None for p in (lora.a, lora.b)]
+            outputs = _GroupProduct.apply(x, self, tuple(loras), *parameters)
+            self._input, self._waiting = x, dict(zip(self.members, outputs, strict=True))
+        output = self._waiting.pop(member)
+        if not self._waiting:
+            self._input = None
+        return output
+
+
+class _GroupProduct(torch.autograd.Function):
+    """x (..., in) -> one (..., out_i) per member. `parameters` repeats A and B of each adapter so that autograd sees them."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, group: LinearGroup, loras: tuple[Lora | None, ...], *parameters: Tensor
+    ) -> tuple[Tensor, ...]:
+        rows = x.reshape(-1, x.shape[-1])  # (N, in)
+        y = _base_product(rows, group)  # (N, sum of out)
+        outputs = y.split(group.out_features, dim=1)
+        hidden = []
+        for position, (lora, output) in enumerate(zip(loras, outputs, strict=True)):
+            if lora is None:
+                continue
+            h = _dropped(rows, lora, group, position) @ lora.a.to(x.dtype).t()  # (N, r)
+            hidden.append(h)
+            if not group.output_unused:
+                output.addmm_(h, lora.b.to(x.dtype).t(), alpha=lora.scaling)
+        ctx.group, ctx.loras, ctx.seed = group, loras, group.dropout_seed
+        ctx.save_for_backward(x, *hidden)
+        return tuple(output.view(*x.shape[:-1], -1) for output in outputs)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        x, *hidden = ctx.saved_tensors
+        group: LinearGroup = ctx.group
+        rows = x.reshape(-1, x.shape[-1])
+        grads = [g.reshape(-1, g.shape[-1]) for g in grad_outputs]  # (N, out_i) each
+        dx = _base_backward(grads, group) if ctx.needs_input_grad[0] else None
+        parameter_grads: list[Tensor | None] = []
+        waiting = iter(hidden)
+        for position, (lora, dy) in enumerate(zip(ctx.loras, grads, strict=True)):
+            if lora is None:
+                continue
+            g = (dy @ lora.b.to(dy.dtype)).mul_(lora.scaling)  # (N, r)
+            mask = _dropout_mask(rows, lora, group, position, ctx.seed)
+            dropped = rows if mask is None else rows * mask
+            parameter_grads.append((g.t() @ dropped).float())
+            parameter_grads.append((dy.t() @ next(waiting)).float().mul_(lora.scaling))
+            if dx is None:
+                continue
+            if mask is None:
+                dx.addmm_(g, lora.a.to(dy.dtype))
+            else:
+                dx += (g @ lora.a.to(dy.dtype)) * mask
+        return (None if dx is None else dx.view_as(x), None, None, *parameter_grads)
+
+
+def _base_product(rows: Tensor, group: LinearGroup) -> Tensor:
+    if group.output_unused:  # a stand-in without memory: nobody reads the value
+        return rows.new_zeros(()).expand(rows.shape[0], sum(group.out_features))
+    assert group.weight is not None, "weights are not in memory"
+    return nn.functional.linear(rows, group.weight, group.bias)
+
+
+def _base_backward(grads: list[Tensor], group: LinearGroup) -> Tensor:
+    """sum of dy_i W_i, (N, in)."""
+    assert group.weight is not None, "weights are not in memory"
+    weights = group.weight.split(group.out_features, dim=0)
+    dx = grads[0] @ weights[0]
+    for dy, weight in zip(grads[1:], weights[1:], strict=True):
+        dx.addmm_(dy, weight)
+    return dx
+
+
+def _dropped(rows: Tensor, lora: Lora, group: LinearGroup, position: int) -> Tensor:
+    mask = _dropout_mask(rows, lora, group, position, group.dropout_seed)
+    return rows if mask is None else rows * mask
+
+
+def _dropout_mask(rows: Tensor, lora: Lora, group: LinearGroup, position: int, seed: int) -> Tensor | None:
+    """(N, in) of 0 and 1 / (1 - p), the same whenever it is asked for with the same seed: backward does not store it."""
+    if lora.dropout == 0.0 or seed == 0:
+        return None
+    generator = torch.Generator(device=rows.device).manual_seed(seed * 1_000_003 + group.index * 64 + position)
+    keep = torch.rand(rows.shape, generator=generator, device=rows.device) >= lora.dropout
+    return keep.to(rows.dtype).div_(1.0 - lora.dropout)

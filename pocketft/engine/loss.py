@@ -1,0 +1,118 @@
+"""Cross-entropy through a packed head, in tiles, in one pass: neither the logits nor the dequantized head ever exist whole.
+
+The gradient of the mean loss with respect to a hidden state h with target t is
+
+    dh = sum_v softmax(h WT)_v W_v - W_t
+
+which is an attention of h over the rows of W. So one sweep over vocabulary tiles with a running maximum and a running sum (the online
+softmax of Milakov & Gimelshein 2018) gives loss and gradient together; two products a tile, each tile dequantized once. The target's
+own term is kept out of the sum and added as (1 - p_t) W_t, with 1 - p_t from the other terms: no cancellation when p_t is near 1.
+
+`torch.nn.functional.linear_cross_entropy` needs the whole head in floating point (335 MB for a vocabulary of 262144 at width 640).
+Knows packed tensors; nothing of models.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pocketft.engine.packed import PackedTensor, dequantize
+
+
+@dataclass(frozen=True)
+class LossTiles:
+    """How much of the vocabulary and how many tokens are worked on at a time. Changes memory and speed, not the result."""
+
+    vocab_rows: int = 4096
+    tokens: int = 512
+
+
+@dataclass
+class _Running:
+    """Per token, over the vocabulary seen so far, the target left out. fp32, all (N, 1) but `weighted` (N, d)."""
+
+    maximum: Tensor
+    total: Tensor
+    weighted: Tensor | None
+    target_logit: Tensor
+
+    @classmethod
+    def start(cls, hidden: Tensor, with_grad: bool) -> _Running:
+        column = hidden.new_full((hidden.shape[0], 1), float("-inf"), dtype=torch.float32)
+        weighted = torch.zeros_like(hidden, dtype=torch.float32) if with_grad else None
+        return cls(column, torch.zeros_like(column), weighted, torch.zeros_like(column))
+
+    def rows(self, start: int, stop: int) -> _Running:
+        weighted = None if self.weighted is None else self.weighted[start:stop]
+        return _Running(self.maximum[start:stop], self.total[start:stop], weighted, self.target_logit[start:stop])
+
+
+def head_loss(hidden: Tensor, targets: Tensor, head: PackedTensor, tiles: LossTiles) -> Tensor:
+    """Sum over tokens of -log p(target). hidden (N, d), targets (N,) without ignored ones -> scalar fp32."""
+    running = _sweep(hidden, targets, head, tiles, with_grad=False)
+    return _losses(running).sum()
+
+
+def head_loss_and_grad(hidden: Tensor, targets: Tensor, head: PackedTensor, tiles: LossTiles) -> tuple[Tensor, Tensor]:
+    """The sum of the losses and its gradient with respect to `hidden`, (N, d) fp32."""
+    running = _sweep(hidden, targets, head, tiles, with_grad=True)
+    losses = _losses(running)
+    assert running.weighted is not None
+    log_others = running.maximum + running.total.log()
+    scale = (running.maximum - losses_to_lse(running, losses)).exp()  # exp(m - lse)
+    grad = running.weighted.mul_(scale)
+    others = (log_others - losses_to_lse(running, losses)).exp()  # 1 - p_t
+    for start in range(0, hidden.shape[0], tiles.tokens):
+        part = slice(start, start + tiles.tokens)
+        rows = _dequantized(head.take(targets[part]), hidden.dtype)
+        grad[part].sub_(others[part] * rows)
+    return losses.sum(), grad
+
+
+def losses_to_lse(running: _Running, losses: Tensor) -> Tensor:
+    return losses + running.target_logit
+
+
+def _losses(running: _Running) -> Tensor:
+    """-log p_t = log(exp(l_t) + sum of others) - l_t, as softplus(log others - l_t): exact at both ends. (N, 1)"""
+    return torch.nn.functional.softplus(running.maximum + running.total.log() - running.target_logit, threshold=50.0)
+
+
+def _sweep(hidden: Tensor, targets: Tensor, head: PackedTensor, tiles: LossTiles, with_grad: bool) -> _Running:
+    tokens, vocab = hidden.shape[0], head.shape[0]
+    running = _Running.start(hidden, with_grad)
+    scratch = hidden.new_empty(min(tiles.vocab_rows, vocab), hidden.shape[1])
+    for first in range(0, vocab, tiles.vocab_rows):
+        packed = head.rows(first, min(first + tiles.vocab_rows, vocab))
+        weight = scratch[: packed.shape[0]]
+        dequantize(packed, weight)
+        for start in range(0, tokens, tiles.tokens):
+            stop = min(start + tiles.tokens, tokens)
+            _visit(running.rows(start, stop), hidden[start:stop], targets[start:stop] - first, weight)
+    return running
+
+
+def _visit(running: _Running, hidden: Tensor, local_targets: Tensor, weight: Tensor) -> None:
+    """Fold one tile of the vocabulary into the running sums of some tokens."""
+    logits = torch.nn.functional.linear(hidden, weight)  # (n, v)
+    here = (local_targets >= 0) & (local_targets < weight.shape[0])
+    column = local_targets.clamp(0, weight.shape[0] - 1)[:, None]  # (n, 1)
+    own = logits.gather(1, column)
+    running.target_logit.copy_(torch.where(here[:, None], own.float(), running.target_logit))
+    logits.scatter_(1, column, torch.where(here[:, None], torch.full_like(own, float("-inf")), own))
+    maximum = torch.maximum(running.maximum, logits.amax(dim=1, keepdim=True).float())
+    kept = (running.maximum - maximum).exp()  # how much of the old sums remains
+    p = (logits.float() - maximum).exp_()  # (n, v)
+    running.total.mul_(kept).add_(p.sum(dim=1, keepdim=True))
+    if running.weighted is not None:
+        running.weighted.mul_(kept).add_(p.to(weight.dtype) @ weight)
+    running.maximum.copy_(maximum)
+
+
+def _dequantized(packed: PackedTensor, dtype: torch.dtype) -> Tensor:
+    out = torch.empty(packed.shape, dtype=dtype, device=next(iter(packed.parts.values())).device)
+    dequantize(packed, out)
+    return out

@@ -1,0 +1,151 @@
+"""Where a block's weights live while training, and how they come into use.
+
+    dense      dequantized once, stays in memory
+    packed     stays packed in memory, dequantized on use into one scratch buffer that all such blocks share
+    streamed   read from the source into one fixed buffer by a thread that knows which block comes next, then as `packed`
+
+A streamed block is dequantized into the scratch before it is used, so its buffer is free again while the block computes: the
+next read overlaps with the arithmetic and one buffer is enough.
+
+Knows packed tensors and linear groups; whoever provides the bytes is behind `WeightSource`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from pocketft.engine.linear import LinearGroup
+from pocketft.engine.packed import PackedTensor, dequantize
+from pocketft.engine.weights import WeightSource
+
+Residence = Literal["dense", "packed", "streamed"]
+
+
+@dataclass(frozen=True)
+class GroupWeights:
+    """`names` are the matrices that, stacked by rows, make the group's weight of `shape` (sum of out, in)."""
+
+    group: LinearGroup
+    names: tuple[str, ...]
+    shape: tuple[int, int]
+
+    @property
+    def elements(self) -> int:
+        return self.shape[0] * self.shape[1]
+
+
+@dataclass(frozen=True)
+class BlockWeights:
+    """The groups of one decoder block and the name under which the source keeps it."""
+
+    name: str
+    groups: tuple[GroupWeights, ...]
+
+    @property
+    def elements(self) -> int:
+        return sum(group.elements for group in self.groups)
+
+
+class BlockResidency:
+    """Binds weights to groups, block by block, in whatever order it is asked for."""
+
+    def __init__(
+        self,
+        source: WeightSource,
+        blocks: Sequence[BlockWeights],
+        residences: Sequence[Residence],
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        self._source, self._blocks, self.residences = source, blocks, list(residences)
+        self._dtype, self._device = dtype, device
+        self._packed: dict[int, dict[str, PackedTensor]] = {}
+        self._in_scratch: int | None = None
+        self._reading: tuple[int, Future[dict[str, PackedTensor]]] | None = None
+        self._reader = ThreadPoolExecutor(1, "pocketft-read") if "streamed" in residences else None
+        self._buffer = self._new_buffer()
+        self._scratch = self._new_scratch()
+        for index, residence in enumerate(self.residences):
+            self._load(index, residence)
+
+    def bind(self, index: int, upcoming: int | None = None) -> None:
+        """Make block `index` usable; start reading `upcoming` if it is streamed. Earlier shared blocks lose their weights."""
+        if self.residences[index] != "dense" and self._in_scratch != index:
+            self._unbind_scratch()
+            packed = self._packed[index] if self.residences[index] == "packed" else self._read(index)
+            self._dequantize(self._blocks[index], packed, self._scratch)
+            self._in_scratch = index
+        if upcoming is not None and upcoming != index and self.residences[upcoming] == "streamed":
+            self._prefetch(upcoming)
+
+    def sweep(self, order: Sequence[int]) -> Iterator[int]:
+        """Yield block indices in `order`, each bound while it is current."""
+        for place, index in enumerate(order):
+            self.bind(index, order[place + 1] if place + 1 < len(order) else None)
+            yield index
+
+    def close(self) -> None:
+        if self._reader is not None:
+            self._reader.shutdown(wait=True, cancel_futures=True)
+
+    def _load(self, index: int, residence: Residence) -> None:
+        if residence == "dense":
+            block = self._blocks[index]
+            dense = torch.empty(block.elements, dtype=self._dtype, device=self._device)
+            self._dequantize(block, self._source.read_block(block.name), dense)
+        elif residence == "packed":
+            self._packed[index] = self._on_device(self._source.read_block(self._blocks[index].name))
+
+    def _prefetch(self, index: int) -> None:
+        if self._reading is not None and self._reading[0] == index:
+            return
+        if self._reading is not None:
+            self._reading[1].result()
+        assert self._reader is not None
+        job = self._reader.submit(self._source.read_block, self._blocks[index].name, self._buffer)
+        self._reading = (index, job)
+
+    def _read(self, index: int) -> dict[str, PackedTensor]:
+        self._prefetch(index)
+        assert self._reading is not None
+        packed = self._reading[1].result()
+        self._reading = None
+        return self._on_device(packed)
+
+    def _dequantize(self, block: BlockWeights, packed: Mapping[str, PackedTensor], into: Tensor) -> None:
+        offset = 0
+        for weights in block.groups:
+            weight = into[offset : offset + weights.elements].view(weights.shape)
+            offset += weights.elements
+            row = 0
+            for name in weights.names:
+                tensor = packed[name]
+                dequantize(tensor, weight[row : row + tensor.shape[0]])
+                row += tensor.shape[0]
+            weights.group.weight = weight
+
+    def _unbind_scratch(self) -> None:
+        if self._in_scratch is not None:
+            for weights in self._blocks[self._in_scratch].groups:
+                weights.group.weight = None
+
+    def _on_device(self, packed: Mapping[str, PackedTensor]) -> dict[str, PackedTensor]:
+        return {name: tensor.to(self._device) for name, tensor in packed.items()}
+
+    def _new_buffer(self) -> Tensor | None:
+        sizes = [self._source.block_spec(self._blocks[i].name).nbytes for i in self._indices("streamed")]
+        return torch.empty(max(sizes), dtype=torch.uint8) if sizes else None
+
+    def _new_scratch(self) -> Tensor:
+        shared = self._indices("packed") + self._indices("streamed")
+        elements = max((self._blocks[i].elements for i in shared), default=0)
+        return torch.empty(elements, dtype=self._dtype, device=self._device)
+
+    def _indices(self, residence: Residence) -> list[int]:
+        return [i for i, r in enumerate(self.residences) if r == residence]

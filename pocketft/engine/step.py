@@ -1,0 +1,178 @@
+"""One training step, layer by layer: every micro-batch passes block i before any passes block i + 1.
+
+So a block's weights are read and dequantized twice per optimizer step, once forward and once backward, however many micro-batches
+there are. Between the sweeps only the input of each block is kept, (B, S, d); a block is computed again from it, with
+autograd on, when the gradient arrives (Chen et al. 2016), unless the settings keep its graph.
+
+Knows the model and micro-batches; nothing of optimizers, files or schedules.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pocketft.engine.batch import IGNORE, MicroBatch
+from pocketft.engine.loss import LossTiles, head_loss, head_loss_and_grad
+from pocketft.engine.model import EngineModel
+
+
+def _nothing() -> None:
+    return None
+
+
+@dataclass(frozen=True)
+class StepSettings:
+    """How a step is carried out; none of it but `dropout_seed` changes the result.
+
+    `kept_blocks` blocks, the last ones, keep their autograd graph instead of being computed again. `at_border` is called
+    between blocks, where a guard may look at the memory and raise. `dropout_seed` 0 means no dropout.
+    """
+
+    loss_tiles: LossTiles = field(default_factory=LossTiles)
+    kept_blocks: int = 0
+    dropout_seed: int = 0
+    at_border: Callable[[], None] = _nothing
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """`loss` is the mean over the `loss_tokens` of all micro-batches."""
+
+    loss: float
+    loss_tokens: int
+
+
+@dataclass
+class _Pass:
+    """One micro-batch on its way: its hidden states, what blocks are called with, and what backward needs."""
+
+    batch: MicroBatch
+    hidden: Tensor  # (B, S, d): input of the next block, later the gradient coming back
+    arguments: list[dict[str, Any]]
+    dropout_seed: int
+    inputs: list[Tensor] = field(default_factory=list)
+    kept: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
+
+
+def train_step(model: EngineModel, micro_batches: Sequence[MicroBatch], settings: StepSettings) -> StepResult:
+    """Add the gradient of the mean loss over all loss tokens to the `.grad` of the adapter's parameters.
+
+    Raises ValueError if no token carries loss.
+    """
+    loss_tokens = sum(batch.loss_tokens for batch in micro_batches)
+    if loss_tokens == 0:
+        raise ValueError("no token of this step carries loss")
+    passes = _start(model, micro_batches, settings.dropout_seed)
+    for index in model.residency.sweep(range(len(model.layers))):
+        for one in passes:
+            _forward(model, index, one, settings)
+        settings.at_border()
+    loss = _loss_backward(model, passes, settings, loss_tokens)
+    for index in model.residency.sweep(range(len(model.layers) - 1, -1, -1)):
+        for one in passes:
+            _backward(model, index, one)
+        settings.at_border()
+    return StepResult(loss / loss_tokens, loss_tokens)
+
+
+@torch.no_grad()
+def eval_loss(model: EngineModel, micro_batches: Sequence[MicroBatch], settings: StepSettings) -> tuple[float, int]:
+    """Sum of the losses and number of loss tokens, without gradients or dropout."""
+    passes = _start(model, micro_batches, dropout_seed=0)
+    for index in model.residency.sweep(range(len(model.layers))):
+        for one in passes:
+            model.set_dropout_seed(0)
+            one.hidden = model.layers[index](one.hidden, **one.arguments[index])
+        settings.at_border()
+    total = 0.0
+    for one in passes:
+        hidden, targets = _with_loss(model.norm(one.hidden), one.batch)
+        total += float(head_loss(hidden, targets, model.head, settings.loss_tiles))
+    return total, sum(batch.loss_tokens for batch in micro_batches)
+
+
+def _start(model: EngineModel, micro_batches: Sequence[MicroBatch], dropout_seed: int) -> list[_Pass]:
+    passes = []
+    for number, batch in enumerate(micro_batches):
+        hidden = model.embed(batch)
+        seed = dropout_seed * 4096 + number + 1 if dropout_seed else 0
+        passes.append(_Pass(batch, hidden, model.call_arguments(hidden, batch), seed))
+    return passes
+
+
+def _forward(model: EngineModel, index: int, one: _Pass, settings: StepSettings) -> None:
+    model.set_dropout_seed(one.dropout_seed)
+    keep = index >= len(model.layers) - settings.kept_blocks
+    hidden = one.hidden.requires_grad_(index > 0) if keep else one.hidden
+    with torch.set_grad_enabled(keep):
+        output = model.layers[index](hidden, **one.arguments[index])
+    one.inputs.append(hidden)
+    if keep:
+        one.kept[index] = (hidden, output)
+    one.hidden = output.detach()
+
+
+def _backward(model: EngineModel, index: int, one: _Pass) -> None:
+    """Turn the gradient of the block's output into that of its input; adapters collect theirs on the way."""
+    hidden = one.inputs.pop()
+    if index in one.kept:
+        hidden, output = one.kept.pop(index)
+    else:
+        model.set_dropout_seed(one.dropout_seed)
+        hidden = hidden.detach().requires_grad_(index > 0)
+        output = _recompute(model, index, hidden, one.arguments[index])
+    output.backward(one.hidden)
+    if index > 0:
+        assert hidden.grad is not None
+        one.hidden = hidden.grad
+
+
+def _recompute(model: EngineModel, index: int, hidden: Tensor, arguments: dict[str, Any]) -> Tensor:
+    end = model.block_end(index)
+    if end is not None:
+        end.output_unused = True
+    try:
+        with torch.enable_grad():
+            return model.layers[index](hidden, **arguments)
+    finally:
+        if end is not None:
+            end.output_unused = False
+
+
+def _loss_backward(model: EngineModel, passes: Sequence[_Pass], settings: StepSettings, loss_tokens: int) -> float:
+    """Sum of the losses; leaves in each pass the gradient of the mean loss with respect to the last block's output.
+
+    All micro-batches go through the head together: a tile of the vocabulary is dequantized once for them all.
+    """
+    normed = []
+    for one in passes:
+        one.hidden.requires_grad_()
+        with torch.enable_grad():
+            normed.append(model.norm(one.hidden))
+    picked = [_with_loss(n.detach(), one.batch) for n, one in zip(normed, passes, strict=True)]
+    hidden = torch.cat([h for h, _ in picked])  # (N, d)
+    targets = torch.cat([t for _, t in picked])  # (N,)
+    loss, grad = head_loss_and_grad(hidden, targets, model.head, settings.loss_tiles)
+    grad = grad.div_(loss_tokens).to(hidden.dtype)
+    for part, n, one in zip(grad.split([len(t) for _, t in picked]), normed, passes, strict=True):
+        dn = torch.zeros_like(n)
+        dn[_loss_mask(one.batch, n.device)] = part
+        n.backward(dn)
+        assert one.hidden.grad is not None
+        one.hidden = one.hidden.grad
+    return float(loss)
+
+
+def _loss_mask(batch: MicroBatch, device: torch.device) -> Tensor:
+    return (batch.shifted_targets() != IGNORE).to(device)  # (B, S)
+
+
+def _with_loss(normed: Tensor, batch: MicroBatch) -> tuple[Tensor, Tensor]:
+    """The positions that carry loss: hidden states (n, d) and their targets (n,)."""
+    mask = _loss_mask(batch, normed.device)
+    return normed[mask], batch.shifted_targets().to(normed.device)[mask]
