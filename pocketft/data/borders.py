@@ -1,0 +1,141 @@
+"""Where a text may be cut: between paragraphs, sentences, lines and words, as positions in characters.
+
+Knows characters only; `token_levels` carries the answer over to the tokens that a tokenizer made of them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+NONE, WORD, LINE, SENTENCE, PARAGRAPH = range(5)
+
+PART_CHARS = 32_768  # what is tokenized at once: large enough to be fast, small enough to be nothing in memory
+
+_TABLE_SIZE = 0x3100
+_SPACE = np.array([chr(code).isspace() for code in range(_TABLE_SIZE)])
+_NEWLINE = (0x0A, 0x0B, 0x0C, 0x0D, 0x85, 0x2028, 0x2029)
+_ENDERS = tuple(map(ord, ".!?…。！？؟۔।॥։።᙮"))
+_WIDE_ENDERS = tuple(map(ord, "。！？"))  # no space follows these
+_CLOSERS = tuple(map(ord, "\"')]}»”’」』）］】、，"))
+# Ideographs and Hiragana are words of their own for Unicode's word borders (UAX 29) where no dictionary is at hand.
+_WORDLIKE = ((0x3041, 0x309F), (0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF), (0x20000, 0x3FFFF))
+
+
+def char_levels(text: str) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """For each character, how good a border lies right before it (NONE..PARAGRAPH), and whether it is white space.
+
+    The best borders lie right before the first character after white space. What precedes `text` is unknown, so its first
+    character is judged by white space within `text` alone.
+    """
+    codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
+    levels = np.zeros(len(codes), dtype=np.uint8)
+    space = _SPACE[np.minimum(codes, _TABLE_SIZE - 1)]
+    if not len(codes):
+        return levels, space
+    index = np.arange(len(codes))
+    newlines = np.concatenate([[0], np.cumsum(np.isin(codes, _NEWLINE))])
+    last_word_char = np.maximum.accumulate(np.where(space, -1, index))
+    after_ender = _after_ender(codes)
+
+    starts = np.flatnonzero(~space[1:] & space[:-1]) + 1  # first characters after white space
+    before = last_word_char[starts - 1]  # -1: only white space before
+    breaks = newlines[starts] - newlines[before + 1]
+    ended = after_ender[before] & (before >= 0)
+    level = np.where(breaks >= 2, PARAGRAPH, np.where(ended, SENTENCE, np.where(breaks == 1, LINE, WORD)))
+    levels[starts] = level
+    levels[space] = WORD
+
+    wordlike = np.zeros(len(codes), dtype=bool)
+    for low, high in _WORDLIKE:
+        wordlike |= (codes >= low) & (codes <= high)
+    inner = index[1:][~space[1:] & ~space[:-1]]
+    punctuation = np.isin(codes, _CLOSERS + _ENDERS)
+    joint = inner[(wordlike[inner] | wordlike[inner - 1]) & ~punctuation[inner]]
+    levels[joint] = WORD
+    wide = inner[np.isin(codes[inner - 1], _WIDE_ENDERS) & ~punctuation[inner]]
+    levels[wide] = SENTENCE
+    return levels, space
+
+
+def token_levels(text: str, starts: NDArray[np.int64], ends: NDArray[np.int64]) -> NDArray[np.uint8]:
+    """How good a border lies right before each token, given the tokens' character spans in `text`.
+
+    Tokenizers differ in whether the space belongs to the following word and to its span; a token that begins with white
+    space counts as beginning at the word in it.
+    """
+    levels, space = char_levels(text)
+    size = len(text)
+    if not size:
+        return np.zeros(len(starts), dtype=np.uint8)
+    first_word_char = np.minimum.accumulate(np.where(space, size, np.arange(size))[::-1])[::-1]
+    at = np.minimum(starts, size - 1)
+    word = first_word_char[at]
+    result = np.where(word < ends, levels[np.minimum(word, size - 1)], np.where(space[at], WORD, NONE)).astype(np.uint8)
+    # The bytes of one character may be several tokens with one span: no border between them.
+    result[1:][starts[1:] < ends[:-1]] = NONE
+    return result
+
+
+def part_end(text: str, limit: int) -> int:
+    """Where to cut `text` so that the first part has at most `limit` characters: at the best border in its second half.
+
+    The cut lies before white space, so that the next part begins with the space that tokenizers join to a word. Inside a
+    word only where the second half has no border.
+    """
+    if len(text) <= limit:
+        return len(text)
+    levels, space = char_levels(text[: limit + 1])
+    half = limit // 2
+    window = levels[half : limit + 1]
+    best = int(window.max())
+    if best == NONE:
+        return limit
+    cut = half + int(np.flatnonzero(window == best)[-1])
+    while cut > 1 and space[cut - 1]:
+        cut -= 1
+    return cut if cut > 1 else limit
+
+
+def text_parts(pieces: Iterable[str], limit: int = PART_CHARS) -> Iterator[tuple[str, bool]]:
+    """Cut a text that arrives in `pieces` into parts of at most `limit` characters, each with "is it the last one".
+
+    Drops blank lines before the text and white space after it, and parts that are nothing but white space.
+    """
+    held: str | None = None  # a part is handed on once it is known whether another follows
+    for part in _all_parts(pieces, limit):
+        if part.isspace():
+            continue
+        if held is None:
+            held = re.sub(r"\A\s*\n", "", part)
+        else:
+            yield held, False
+            held = part
+    if held is not None:
+        yield held.rstrip(), True
+
+
+def _all_parts(pieces: Iterable[str], limit: int) -> Iterator[str]:
+    buffer = ""
+    for piece in pieces:
+        buffer += piece
+        start = 0
+        while len(buffer) - start > limit:
+            end = start + part_end(buffer[start : start + limit + 1], limit)
+            yield buffer[start:end]
+            start = end
+        buffer = buffer[start:]
+    if buffer:
+        yield buffer
+
+
+def _after_ender(codes: NDArray[np.uint32]) -> NDArray[np.bool_]:
+    """True where a sentence has ended at this character: a full stop, or up to two closing marks behind one."""
+    ender, closer = np.isin(codes, _ENDERS), np.isin(codes, _CLOSERS)
+    ended = ender.copy()
+    ended[1:] |= closer[1:] & ender[:-1]
+    ended[2:] |= closer[2:] & closer[1:-1] & ender[:-2]
+    return ended
