@@ -4,7 +4,8 @@ Knows how each kind of packing is laid out and how to undo it, quickly and exact
 (`models/gguf_types.py` translates its types into these kinds) or of models.
 
     kind      value of a weight                              parts, first dimension always the rows
-    f32 bf16  data                                           data
+    f32 f16   data                                           data
+    bf16      the same                                       the same
     int8      codes * scale                                  codes i8 (o, i)      scale f32 (o, 1)
     nf4       NF4[codes] * absmax                            codes u8 (o, i/2)    absmax f32 (o, i/group)
     affine4   scale * (codes - zero_point) + minimum         codes u8 (o, ...)    scale f16 (o, groups), minimum or none
@@ -29,7 +30,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-KINDS = ("f32", "bf16", "int8", "nf4", "affine4", "affine8")
+KINDS = ("f32", "f16", "bf16", "int8", "nf4", "affine4", "affine8")
 
 # Weights per pass. 2^20 keeps the float32 scratch (4 MB) in the last-level cache and makes the fixed cost of the torch
 # operations of a pass, 30-60 us, a tenth of it; at 2^16 that cost is three times the work.
@@ -82,7 +83,7 @@ def dequantize(packed: PackedTensor, out: Tensor) -> None:
         raise ValueError("dequantize: out must be a contiguous float32 or bfloat16 tensor")
     if out.device.type == "meta" or out.numel() == 0:
         return
-    if packed.kind in ("f32", "bf16"):
+    if packed.kind in ("f32", "f16", "bf16"):
         out.copy_(packed.parts["data"])
         return
     write = _WRITERS.get(packed.kind)
