@@ -93,12 +93,10 @@ class MemorySection(_Section):
     def _size(cls, value: object) -> object:
         if value is None or value == "auto":
             return None
-        if not isinstance(value, str):
-            raise ValueError("must be a size with its unit, for example 1GB, or auto")
         try:
-            parse_size(value)
-        except PocketftError as error:
-            raise ValueError(str(error)) from None
+            parse_size(value if isinstance(value, str) else "")
+        except PocketftError:
+            raise ValueError("must be a size with its unit, for example 1GB, or auto") from None
         return value
 
     @property

@@ -1,0 +1,39 @@
+"""What the libraries below are told through the environment, before any of them is imported.
+
+Only defaults: a variable that the person has set stays as it is.
+"""
+
+from __future__ import annotations
+
+import os
+
+_DEFAULTS = {
+    # Nothing is sent anywhere: neither usage figures nor the user agent that carries them.
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "DO_NOT_TRACK": "1",
+    # Progress and advice are ours to give; theirs would cut through the live view.
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
+    "BITSANDBYTES_NOWELCOME": "1",
+    # Tokenizer threads would compete with the matrix products for the cores, and warn at every fork.
+    "TOKENIZERS_PARALLELISM": "false",
+}
+
+_OFFLINE = "HF_HUB_OFFLINE"
+_ours: set[str] = set()
+
+
+def set_defaults() -> None:
+    """Called once, first thing. Offline until a hub model is named; huggingface_hub reads that when it is imported."""
+    for name, value in {**_DEFAULTS, _OFFLINE: "1"}.items():
+        if name not in os.environ:
+            os.environ[name] = value
+            _ours.add(name)
+
+
+def allow_hub_for(model_name: str) -> None:
+    """Lift our own offline default, and only ours, where the person named a hub repository."""
+    if model_name.startswith("hf:") and _OFFLINE in _ours:
+        del os.environ[_OFFLINE]
+        _ours.discard(_OFFLINE)
