@@ -1,7 +1,7 @@
 """The data room: from files a person has to rows of token ids a model can learn from.
 
-Readers find documents, the tokenizer and the chat template turn them into tokens with a loss mask, and packing lays them
-out in rows. Knows nothing of a model's weights. The names are handed on from `dataset` on first use.
+Readers find documents, the tokenizer and the chat template turn them into tokens with a loss mask, and packing lays
+them out in rows. Knows nothing of a model's weights. The names are handed on from `dataset` on first use.
 """
 
 from __future__ import annotations

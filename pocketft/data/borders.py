@@ -28,8 +28,8 @@ _WORDLIKE = ((0x3041, 0x309F), (0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFA
 def char_levels(text: str) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
     """For each character, how good a border lies right before it (NONE..PARAGRAPH), and whether it is white space.
 
-    The best borders lie right before the first character after white space. What precedes `text` is unknown, so its first
-    character is judged by white space within `text` alone.
+    The best borders lie right before the first character after white space. What precedes `text` is unknown, so its
+    first character is judged by white space within `text` alone.
     """
     codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
     levels = np.zeros(len(codes), dtype=np.uint8)
@@ -83,8 +83,8 @@ def token_levels(text: str, starts: NDArray[np.int64], ends: NDArray[np.int64]) 
 def part_end(text: str, limit: int) -> int:
     """Where to cut `text` so that the first part has at most `limit` characters: at the best border in its second half.
 
-    The cut lies before white space, so that the next part begins with the space that tokenizers join to a word. Inside a
-    word only where the second half has no border.
+    The cut lies before white space, so that the next part begins with the space that tokenizers join to a word. Inside
+    a word only where the second half has no border.
     """
     if len(text) <= limit:
         return len(text)

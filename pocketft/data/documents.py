@@ -55,6 +55,7 @@ class ReadReport:
     skipped: list[Skipped] = field(default_factory=list)
     bad_lines: int = 0
     bad: list[Skipped] = field(default_factory=list)
+    refused_chats: Counter[str] = field(default_factory=Counter)  # by reason
     remarks: Counter[str] = field(default_factory=Counter)  # read, but with something to say: "read as Windows-1252"
 
     def skip_file(self, name: str, reason: str) -> None:
@@ -67,6 +68,17 @@ class ReadReport:
         if len(self.bad) < EXAMPLES_KEPT:
             self.bad.append(Skipped(f"{name}:{line}", reason))
 
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "files": dict(self.files),
+            "files_skipped": dict(self.files_skipped),
+            "skipped": [[skipped.where, skipped.reason] for skipped in self.skipped],
+            "bad_lines": self.bad_lines,
+            "bad": [[bad.where, bad.reason] for bad in self.bad],
+            "notices": self.notices(),
+            "why_nothing": self.why_nothing(),
+        }
+
     def why_nothing(self) -> str:
         """One clause that explains an empty result."""
         if self.files_skipped:
@@ -76,10 +88,12 @@ class ReadReport:
         else:
             skipped = ""
         if self.bad_lines:
-            lines = f"{self.bad_lines} unusable line{_s(self.bad_lines)} (first: {self.bad[0].where}: {self.bad[0].reason})"
+            first = self.bad[0]
+            lines = f"{self.bad_lines} unusable line{_s(self.bad_lines)} (first: {first.where}: {first.reason})"
         else:
             lines = ""
-        return "; ".join(clause for clause in (lines, skipped) if clause) or "there are no files"
+        chats = "; ".join(f"{count} conversations: {reason}" for reason, count in self.refused_chats.items())
+        return "; ".join(clause for clause in (chats, lines, skipped) if clause) or "there are no files"
 
     def notices(self) -> list[str]:
         """What the person should see even when all went well, one line each."""
@@ -90,7 +104,10 @@ class ReadReport:
             lines.append(f"skipped {total} file{_s(total)}: {shown}{_more(total, 5)}")
         if self.bad_lines:
             shown = ", ".join(f"{b.where} ({b.reason})" for b in self.bad[:5])
-            lines.append(f"skipped {self.bad_lines} unusable line{_s(self.bad_lines)}: {shown}{_more(self.bad_lines, 5)}")
+            total = self.bad_lines
+            lines.append(f"skipped {total} unusable line{_s(total)}: {shown}{_more(total, 5)}")
+        for reason, count in self.refused_chats.items():
+            lines.append(f"skipped {count} conversation{_s(count)}: {reason}")
         for remark, count in self.remarks.items():
             lines.append(f"{remark}: {count}")
         return lines

@@ -64,8 +64,8 @@ class Decoded:
 def detect(head: bytes) -> str | NotText:
     """The encoding of a file whose first bytes are `head`.
 
-    "utf-8" also stands for files with Windows-1252 bytes in them: `open_text` decodes those byte by byte, so a letter far
-    beyond `head` is read rightly too.
+    "utf-8" also stands for files with Windows-1252 bytes in them: `open_text` decodes those byte by byte, so a letter
+    far beyond `head` is read rightly too.
     """
     for mark, encoding in _BOMS:
         if head.startswith(mark):
@@ -73,13 +73,13 @@ def detect(head: bytes) -> str | NotText:
     for magic, kind in _MAGIC:
         if head.startswith(magic):
             return NotText(f"binary file ({kind})")
-    if encoding := _bare_utf16(head):
-        return encoding
+    if utf16 := _bare_utf16(head):
+        return utf16
     if len(_CONTROL.findall(head)) > len(head) // 200:
         return NotText("binary file")
     if not _is_utf8(head):
         letters, high = len(_LETTERS.findall(head)), len(_HIGH.findall(head))
-        # Western European text has an accent on at most every sixth letter; other 8-bit alphabets use high bytes throughout.
+        # Western European text has an accent on at most every sixth letter; others are high bytes throughout.
         if high * 3 > letters:
             return NotText("unknown encoding (not UTF-8, UTF-16 or Windows-1252); save it as UTF-8")
     return "utf-8"

@@ -21,7 +21,7 @@ CHUNK_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class SourceFile:
-    """`name` is how the file is shown and told apart: its path from the folder that was given, never an absolute one."""
+    """`name` is how the file is shown and told apart: its path from the folder that was given, never absolute."""
 
     path: Path
     name: str

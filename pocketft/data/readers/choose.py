@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 
 from pocketft.data.documents import Document, ReadReport
-from pocketft.data.encoding import NotText, detect, without_surrogates
+from pocketft.data.encoding import NotText, detect
 from pocketft.data.readers.jsonl import JSONL
 from pocketft.data.readers.markdown import MARKDOWN
 from pocketft.data.readers.reader import SAMPLE_BYTES, Reader, Sample
@@ -37,10 +37,8 @@ def choose_reader(file: SourceFile) -> tuple[Reader, Sample] | str:
     raise AssertionError("the plain text reader takes every file")
 
 
-def read_documents(
-    files: Iterable[SourceFile], report: ReadReport, on_file: Callable[[SourceFile], None] = lambda file: None
-) -> Iterator[Document]:
-    """Documents of all files, one after the other; `on_file` is told of each file once it has been read."""
+def read_documents(files: Iterable[SourceFile], report: ReadReport) -> Iterator[Document]:
+    """Documents of all files, one after the other."""
     for file in files:
         try:
             chosen = choose_reader(file)
@@ -51,16 +49,8 @@ def read_documents(
                 found = False
                 for document in reader.read(sample, report):
                     found = True
-                    yield _clean(document)
+                    yield document
                 if found:
                     report.files[reader.name] += 1
         except OSError as error:
             report.skip_file(file.name, f"cannot be read: {error.strerror or error}")
-        on_file(file)
-
-
-def _clean(document: Document) -> Document:
-    text = without_surrogates(document.text)
-    if text is document.text:
-        return document
-    return Document(document.source, text, (), (), document.title, document.part, document.last)

@@ -30,6 +30,8 @@ def _recognises(sample: Sample) -> bool | str:
     lines = [line for line in sample.head.split("\n") if line.strip()]
     if not sample.whole and len(lines) > 1:
         lines.pop()  # cut off by the sample's end
+    if not named and not lines:
+        return False
     if not named and not lines[0].lstrip().startswith("{"):
         if sample.path.suffix.lower() == ".json" and lines[0].lstrip().startswith("["):
             return "JSON array (JSON Lines has one object a line)"
@@ -117,7 +119,8 @@ def _turn(message: Any, where: str) -> Turn:
         raise _Unusable(f"{where} has the unknown role {role[:20]!r}")
     content = message.get("content")
     if isinstance(content, list):  # parts, as in requests to chat services: the text ones are what a text model sees
-        content = "".join(part["text"] for part in content if isinstance(part, dict) and isinstance(part.get("text"), str))
+        texts = (part.get("text") for part in content if isinstance(part, dict))
+        content = "".join(text for text in texts if isinstance(text, str))
     if content is None and message.get("tool_calls"):
         content = ""
     if not isinstance(content, str):

@@ -42,7 +42,7 @@ def _read(sample: Sample, report: ReadReport) -> Iterator[Document]:
 
 
 def front_matter_end(head: str) -> int:
-    """How many characters of `head` are front matter: YAML between "---" lines or TOML between "+++" lines; 0 if none."""
+    """How many characters of `head` are front matter: YAML between "---" lines or TOML between "+++" lines."""
     lines = head.split("\n")
     marks = _MARKS.get(lines[0].rstrip())
     if marks is None:

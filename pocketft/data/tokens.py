@@ -1,0 +1,171 @@
+"""From documents to the token set on disk: token ids, one mark a token, and where each document begins.
+
+Streams: holds one batch of text and writes as it goes, so memory grows with neither a file's size nor the number of
+files. Knows nothing of row lengths, of what is held out, or of packing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pocketft.data.borders import NONE, PARAGRAPH, PART_CHARS, SENTENCE, part_end, token_levels
+from pocketft.data.chat import CannotFollow, ChatTemplate, RenderedChat, plain_template
+from pocketft.data.documents import Document, ReadReport
+from pocketft.data.layout import DOCUMENT, LEVEL_SHIFT, LOSS_BIT
+from pocketft.data.tokenizer import TextTokenizer, load_text_tokenizer
+from pocketft.data.tokenizer_files import chat_template_source
+from pocketft.files import write_json
+
+BATCH_CHARS = 8 * PART_CHARS  # the tokenizers library works on the texts of a batch in parallel
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A part of a plain text, waiting to be tokenized."""
+
+    text: str
+    last: bool
+    key: int | None  # on the first part of a document
+
+
+def write_tokens(documents: Iterable[Document], tokenizer_dir: Path, folder: Path, report: ReadReport) -> None:
+    """Fill `folder` with the token set; `summary.json` carries the account of the reading."""
+    tokenizer = load_text_tokenizer(tokenizer_dir)
+    template: ChatTemplate | None = None
+    with _TokenWriter(folder, tokenizer) as writer:
+        for document in documents:
+            if not document.turns:
+                writer.add_part(_Part(document.text, document.last, None if document.part else _key(document)))
+                continue
+            if template is None:  # most data has no chats, and then a template's faults are nobody's business
+                template = ChatTemplate(chat_template_source(tokenizer_dir) or plain_template(tokenizer), tokenizer)
+            try:
+                for chat in template.for_training(document.turns, document.tools):
+                    writer.add_chat(chat, _key(document))
+            except CannotFollow as why:
+                report.refused_chats[str(why)] += 1
+        writer.flush()
+    write_json(
+        folder / "summary.json",
+        {
+            "prefix": list(tokenizer.prefix),
+            "documents": writer.documents,
+            "chats": writer.chats,
+            "tokens": writer.tokens,
+            "loss_tokens": writer.loss_tokens,
+            "reading": report.to_json(),
+        },
+    )
+
+
+class _TokenWriter:
+    """The three growing files of a token set."""
+
+    def __init__(self, folder: Path, tokenizer: TextTokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._stack = ExitStack()
+        self._tokens_file, self._marks_file, self._documents_file = (
+            self._stack.enter_context((folder / name).open("wb"))
+            for name in ("tokens.i32", "marks.u8", "documents.bin")
+        )
+        self._waiting: list[_Part] = []
+        self._waiting_chars = 0
+        self._key, self._start, self._loss = 0, 0, 0  # of the document being written
+        self.documents = self.chats = self.tokens = self.loss_tokens = 0
+
+    def add_part(self, part: _Part) -> None:
+        self._waiting.append(part)
+        self._waiting_chars += len(part.text)
+        if self._waiting_chars >= BATCH_CHARS:
+            self.flush()
+
+    def add_chat(self, chat: RenderedChat, key: int) -> None:
+        self.flush()
+        ids, marks = self._chat_tokens(chat)
+        prefix = self._tokenizer.prefix
+        framed = bool(prefix) and tuple(ids[: len(prefix)]) == prefix  # the template writes it; rows add it again
+        skip = len(prefix) if framed else 0
+        self._begin(key)
+        self._write(ids[skip:], marks[skip:])
+        self._end(framed)
+        self.chats += 1
+
+    def flush(self) -> None:
+        """Tokenize and write the waiting parts of plain texts. Control words in them stay text."""
+        waiting, self._waiting, self._waiting_chars = self._waiting, [], 0
+        encodings = self._tokenizer.encode([part.text for part in waiting], control=False)
+        for part, encoded in zip(waiting, encodings, strict=True):
+            if part.key is not None:
+                self._begin(part.key)
+            levels = token_levels(part.text, encoded.starts, encoded.ends)
+            self._write(encoded.ids, levels << LEVEL_SHIFT | LOSS_BIT)
+            if part.last:
+                end = np.array(self._tokenizer.end, dtype=np.int32)
+                self._write(end, np.full(len(end), NONE << LEVEL_SHIFT | LOSS_BIT))
+                self._end(framed=bool(self._tokenizer.prefix))
+
+    def _chat_tokens(self, chat: RenderedChat) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
+        """Ids and marks of a whole conversation; the best borders are those behind an assistant's turn."""
+        parts, at = [], 0
+        while at < len(chat.text):
+            end = at + part_end(chat.text[at : at + PART_CHARS + 1], PART_CHARS)
+            parts.append((at, chat.text[at:end]))
+            at = end
+        all_ids, all_marks = [], []
+        for (offset, text), encoded in zip(
+            parts, self._tokenizer.encode([text for _, text in parts], control=True), strict=True
+        ):
+            levels = np.minimum(token_levels(text, encoded.starts, encoded.ends), SENTENCE)
+            starts, ends = encoded.starts + offset, encoded.ends + offset
+            learned = np.zeros(len(starts), dtype=bool)
+            for start, end in chat.learned:
+                learned |= (ends > start) & (starts < end)
+                behind = int(np.searchsorted(starts, end))
+                while behind < len(starts) and text[starts[behind] - offset : ends[behind] - offset].isspace():
+                    behind += 1
+                if behind < len(starts) and starts[0] <= end:
+                    levels[behind] = PARAGRAPH
+            all_ids.append(encoded.ids)
+            all_marks.append((levels << LEVEL_SHIFT | learned).astype(np.uint8))
+        if not chat.text.endswith(self._tokenizer.added_words):  # a template without an end-of-turn mark
+            end_ids = np.array(self._tokenizer.end, dtype=np.int32)
+            all_ids.append(end_ids)
+            all_marks.append(np.full(len(end_ids), LOSS_BIT, dtype=np.uint8))
+        return np.concatenate(all_ids), np.concatenate(all_marks)
+
+    def _begin(self, key: int) -> None:
+        self._key, self._start, self._loss = key, self.tokens, self.loss_tokens
+
+    def _write(self, ids: NDArray[np.int32], marks: NDArray[Any]) -> None:
+        self._tokens_file.write(ids.astype("<i4").tobytes())
+        self._marks_file.write(marks.astype("u1").tobytes())
+        self.tokens += len(ids)
+        self.loss_tokens += int((marks & LOSS_BIT).sum())
+
+    def _end(self, framed: bool) -> None:
+        record = (self._start, self.tokens - self._start, self.loss_tokens - self._loss, self._key, framed)
+        self._documents_file.write(np.array([record], dtype=DOCUMENT).tobytes())
+        self.documents += 1
+
+    def __enter__(self) -> _TokenWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._stack.close()
+
+
+def _key(document: Document) -> int:
+    """What a document is known by when some are held out: how it begins, so that copies stay on one side."""
+    digest = hashlib.blake2b(document.text.encode("utf-8", "surrogatepass"), digest_size=8)
+    for turn in document.turns:
+        digest.update(f"\0{turn.role}\0{turn.text}".encode("utf-8", "surrogatepass"))
+    return int.from_bytes(digest.digest(), "little")
