@@ -15,7 +15,7 @@ from pocketft.errors import UsageError
 
 
 def runs(
-    folder: Annotated[str, typer.Argument(metavar="[FOLDER]", help="Where the runs are.")] = "runs",
+    folder: Annotated[str, typer.Argument(metavar="FOLDER", help="Where the runs are.")] = "runs",
     json: options.Json = False,
 ) -> None:
     """List runs and how good each is."""
