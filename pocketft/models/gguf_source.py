@@ -8,7 +8,9 @@ work on row numbers, and the same reordering is then applied to packed rows, whi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import gc
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +33,10 @@ def save_config_and_tokenizer(path: Path, folder: Path) -> Any:
 
     place = {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
     try:
-        config = AutoConfig.from_pretrained(**place)
-        tokenizer = AutoTokenizer.from_pretrained(**place)
+        with _plain_array_reader():
+            config = AutoConfig.from_pretrained(**place)
+            gc.collect()  # the reader's two million objects hold each other
+            tokenizer = AutoTokenizer.from_pretrained(**place)
     except (ValueError, KeyError, IndexError, TypeError, AttributeError, NotImplementedError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ModelError(
@@ -43,6 +47,33 @@ def save_config_and_tokenizer(path: Path, folder: Path) -> Any:
     tokenizer.save_pretrained(folder)
     GenerationConfig.from_model_config(config).save_pretrained(folder)
     return config
+
+
+@contextmanager
+def _plain_array_reader() -> Iterator[None]:
+    """Let transformers read GGUF metadata through plain numpy arrays.
+
+    gguf's reader slices an np.memmap once per token of the vocabulary, and every slice is a full memmap object: for Gemma's
+    262,144 tokens 27 s and 730 MB, against 11 s and 360 MB when the slices are plain views of the same map.
+    """
+    import gguf
+
+    original = gguf.GGUFReader
+
+    class PlainArrayReader(original):  # type: ignore[misc, valid-type]
+        @property
+        def data(self) -> np.ndarray:
+            return self._data
+
+        @data.setter
+        def data(self, mapped: np.ndarray) -> None:
+            self._data = mapped.view(np.ndarray)
+
+    gguf.GGUFReader = PlainArrayReader
+    try:
+        yield
+    finally:
+        gguf.GGUFReader = original
 
 
 def gguf_tensors(file: GgufFile, model: torch.nn.Module) -> tuple[dict[str, SourceTensor], ModelLayout, list[str]]:
