@@ -18,7 +18,7 @@ from accelerate import init_empty_weights
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PretrainedConfig
 
-from pocketft.engine.attention import register_attention
+from pocketft.engine.attention import TiledMask, register_attention
 from pocketft.engine.embedding import PackedEmbedding, PackedHead
 from pocketft.engine.linear import FrozenLinear, LinearGroup
 from pocketft.engine.norm import replace_rms_norms
@@ -60,6 +60,7 @@ def build_skeleton(
         model = AutoModelForCausalLM.from_config(config, attn_implementation=register_attention(), dtype=dtype)
     model.requires_grad_(False).eval()
     decoder = model.get_decoder()
+    _move_buffers(decoder, device)
     layers = tuple(decoder.layers)
     biases = _freeze_linears(layers, device)
     names = {module: name for name, module in model.named_modules()}
@@ -117,8 +118,32 @@ def _recorded_arguments(decoder: nn.Module, embeds: Tensor, position_ids: Tensor
 
 
 def _probe_arguments(decoder: nn.Module, dtype: torch.dtype, device: torch.device) -> list[dict[str, Any]]:
-    embeds = torch.zeros(1, 2, decoder.config.hidden_size, dtype=dtype, device=device)
-    return _recorded_arguments(decoder, embeds, torch.arange(2, device=device)[None])
+    """Taken where the buffers are: on the CPU while planning, since masks depend on values that meta tensors lack."""
+    real = torch.device("cpu") if device.type == "meta" else device
+    embeds = torch.zeros(1, 2, decoder.config.hidden_size, dtype=dtype, device=real)
+    arguments = _recorded_arguments(decoder, embeds, torch.arange(2, device=real)[None])
+    return [{name: on_device(value, device) for name, value in one.items()} for one in arguments]
+
+
+def on_device(value: Any, device: torch.device) -> Any:
+    """A call argument, and whatever it is made of, on `device`."""
+    if isinstance(value, Tensor):
+        return value.to(device)
+    if isinstance(value, TiledMask):
+        return TiledMask(value.blocked.to(device), value.tiles)
+    if isinstance(value, tuple):
+        return tuple(on_device(item, device) for item in value)
+    return value
+
+
+def _move_buffers(decoder: nn.Module, device: torch.device) -> None:
+    """Rotary frequencies. While planning they stay on the CPU, where masks and tables are made."""
+    if device.type == "meta":
+        return
+    for module in decoder.modules():
+        for name, buffer in module._buffers.items():
+            if buffer is not None:
+                module._buffers[name] = buffer.to(device)
 
 
 class _ProbeProduct(torch.autograd.Function):

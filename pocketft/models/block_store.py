@@ -14,7 +14,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -79,6 +79,20 @@ class BlockStore:
             if hasattr(os, "posix_fadvise"):
                 os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
         return {tensor.name: _view_tensor(tensor, buffer) for tensor in spec.tensors}
+
+    def read_tensors(self, name: str, tensor_names: Sequence[str]) -> dict[str, PackedTensor]:
+        """Only these tensors of block `name`, each in a buffer of its own: norms and biases, without the matrices."""
+        path, wanted = self._path(name), [t for t in self._specs[name].tensors if t.name in set(tensor_names)]
+        found = {}
+        with path.open("rb", buffering=0) as file:
+            for spec in wanted:
+                start, stop = spec.parts[0].offset, max(part.offset + part.nbytes for part in spec.parts)
+                buffer = torch.empty(stop - start, dtype=torch.uint8)
+                file.seek(start)
+                _read_into(file, memoryview(buffer.numpy()), path)
+                moved = tuple(replace(part, offset=part.offset - start) for part in spec.parts)
+                found[spec.name] = _view_tensor(replace(spec, parts=moved), buffer)
+        return found
 
     def verify(self) -> list[str]:
         """Names of the blocks whose bytes are not those that were written. Reads everything."""

@@ -1,0 +1,101 @@
+"""Keeps the promise while a run goes on: looks at the meter between blocks and stops the run before the cap is crossed.
+
+Also asks the operating system for a hard limit where it has one, so that an allocation that would go too far fails as a Python
+exception instead of the process being killed. Knows the meter and a plan's figures; nothing of models.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from pocketft.errors import MemoryCapError
+from pocketft.memory.meter import peak_rss_bytes, rss_bytes
+from pocketft.memory.size import format_size
+
+# Address space that is reserved but never touched (stacks of threads, allocator arenas) counts against RLIMIT_DATA.
+_UNTOUCHED_BYTES = 256 << 20
+
+
+class Guard:
+    """`rise_bytes` is the most that resident memory grows between two looks."""
+
+    def __init__(self, cap_bytes: int, rise_bytes: int) -> None:
+        self.cap_bytes, self.rise_bytes = cap_bytes, rise_bytes
+
+    def check(self) -> None:
+        """Raises MemoryCapError if what comes next might not fit. Freed memory is given back to the system first."""
+        if rss_bytes() + self.rise_bytes <= self.cap_bytes:
+            return
+        release_freed_memory()
+        now = rss_bytes()
+        if now + self.rise_bytes > self.cap_bytes:
+            raise MemoryCapError(
+                f"stopped at {format_size(now)} of {format_size(self.cap_bytes)}: the next block needs "
+                f"{format_size(self.rise_bytes)} more; what was learned is saved; continue with --resume and a larger "
+                "--memory, or a smaller --set data.max_seq_length"
+            )
+
+    def crossed(self) -> bool:
+        return peak_rss_bytes() > self.cap_bytes
+
+
+def release_freed_memory() -> None:
+    """Give pages that the C library holds for later use back to the system, where it knows how."""
+    gc.collect()
+    if sys.platform.startswith("linux"):
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc only
+        if trim is not None:
+            trim(0)
+
+
+@contextmanager
+def hard_limit(cap_bytes: int) -> Iterator[None]:
+    """While open, no private memory can be had far beyond the cap: RLIMIT_DATA where there is one.
+
+    An allocation that fails for it is turned into a MemoryCapError.
+    """
+    previous = _lower_data_limit(cap_bytes)
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
+            raise MemoryCapError(
+                f"an allocation would have crossed the cap of {format_size(cap_bytes)}; continue with --resume and a "
+                "larger --memory, or a smaller --set data.max_seq_length"
+            ) from error
+        raise
+    finally:
+        if previous is not None:
+            import resource
+
+            resource.setrlimit(resource.RLIMIT_DATA, previous)
+
+
+def _lower_data_limit(cap_bytes: int) -> tuple[int, int] | None:
+    """Set the soft limit; returns the limits before, or None where the system has none."""
+    if not sys.platform.startswith("linux"):
+        return None
+    import resource
+
+    previous = resource.getrlimit(resource.RLIMIT_DATA)
+    reserved = _status_bytes("VmData") - _status_bytes("RssAnon")  # address space not in memory now
+    wanted = cap_bytes + max(0, reserved) + _UNTOUCHED_BYTES
+    soft, hard = previous
+    if hard != resource.RLIM_INFINITY:
+        wanted = min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft <= wanted:
+        return None
+    resource.setrlimit(resource.RLIMIT_DATA, (wanted, hard))
+    return previous
+
+
+def _status_bytes(field: str) -> int:
+    with open("/proc/self/status", encoding="ascii", errors="replace") as lines:
+        for line in lines:
+            if line.startswith(field + ":"):
+                return int(line.split()[1]) * 1024
+    return 0

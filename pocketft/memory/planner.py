@@ -1,0 +1,256 @@
+"""Choose how to train: the fastest way whose predicted peak stays under the cap. The mathematics is the same in every plan.
+
+    predicted peak = what is in memory already (imports) + what kernels add when first used + weights where they live + adapter, gradients
+                     and optimizer + inputs of all blocks + call arguments + the larger of a block's and the loss's workspace
+
+Knows sizes and rates (`footprint.py`, `throughput.py`); reads no weight and no text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
+from typing import Any
+
+import torch
+from peft import LoraConfig
+from transformers import PretrainedConfig
+
+from pocketft.engine.loss import LossTiles
+from pocketft.engine.residency import Residence
+from pocketft.engine.weights import WeightSource
+from pocketft.errors import CapTooSmall
+from pocketft.memory.footprint import Footprint, measure_footprint
+from pocketft.memory.meter import rss_bytes
+from pocketft.memory.profile import MachineProfile
+from pocketft.memory.size import format_size
+from pocketft.memory.throughput import Work, step_seconds
+
+# What a run adds on top of what can be counted: kernels compiled at first use, thread stacks, the allocator's gaps.
+# Measured 25-45 MB over models and caps on 2 cores.
+_FIRST_USE_BYTES = 48 << 20
+_ALLOCATOR_SHARE = 0.04  # of everything that is allocated and freed again and again
+_TILES = (LossTiles(4096, 512), LossTiles(2048, 256), LossTiles(1024, 128), LossTiles(256, 64))
+_ENOUGH_TOKENS = 512  # a product of fewer rows does not reach the machine's rate
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What is to be trained: `rows_per_step` rows of at most `row_tokens` tokens an optimizer step, `tokens` in all.
+
+    `micro_batch` is the number of rows computed together where the person fixed it. `optimizer_bytes` are per adapter number.
+    """
+
+    rows_per_step: int
+    row_tokens: int
+    tokens: int
+    micro_batch: int | None
+    optimizer_bytes: int
+
+    @property
+    def tokens_per_step(self) -> int:
+        return self.rows_per_step * self.row_tokens
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How to train, and what that is predicted to cost. `rise_bytes` is the most that memory grows between two looks of the guard."""
+
+    micro_batch: int
+    residences: tuple[Residence, ...]
+    kept_blocks: int
+    loss_tiles: LossTiles
+    compute_dtype: str
+    components: dict[str, int]
+    rise_bytes: int
+    cap_bytes: int
+    tokens_per_s: float
+    total_s: float
+
+    @property
+    def predicted_peak_bytes(self) -> int:
+        return sum(self.components.values())
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return torch.bfloat16 if self.compute_dtype == "bfloat16" else torch.float32
+
+    @property
+    def choice(self) -> str:
+        kinds = {kind: self.residences.count(kind) for kind in ("dense", "packed", "streamed")}
+        weights = ", ".join(f"{count} {kind}" for kind, count in kinds.items() if count)
+        again = len(self.residences) - self.kept_blocks
+        return f"{weights} blocks; {again} computed again for the gradient; micro-batch {self.micro_batch}; {self.compute_dtype}"
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            **asdict(replace(self, residences=())),
+            "residences": {kind: self.residences.count(kind) for kind in ("dense", "packed", "streamed")},
+            "predicted_peak_bytes": self.predicted_peak_bytes,
+            "choice": self.choice,
+        }
+
+
+def make_plan(
+    config: PretrainedConfig,
+    source: WeightSource,
+    lora: LoraConfig,
+    workload: Workload,
+    profile: MachineProfile,
+    cap_bytes: int,
+    dtype: str | None = None,
+) -> Plan:
+    """The fastest plan under `cap_bytes`. Raises CapTooSmall, with the smallest change that fits, where there is none."""
+    maker = _Maker(config, source, lora, workload, profile, cap_bytes, dtype or profile.compute_dtype)
+    plans = list(maker.candidates())
+    fitting = [plan for plan in plans if plan.predicted_peak_bytes <= cap_bytes]
+    if fitting:
+        return max(fitting, key=lambda plan: (plan.tokens_per_s, -plan.predicted_peak_bytes))
+    raise CapTooSmall(_advice(maker, min(plan.predicted_peak_bytes for plan in plans)))
+
+
+class _Maker:
+    """Sizes that all candidates share, computed once."""
+
+    def __init__(
+        self,
+        config: PretrainedConfig,
+        source: WeightSource,
+        lora: LoraConfig,
+        workload: Workload,
+        profile: MachineProfile,
+        cap_bytes: int,
+        dtype: str,
+    ) -> None:
+        self.config, self.source, self.lora = config, source, lora
+        self.workload, self.profile, self.cap_bytes, self.dtype = workload, profile, cap_bytes, dtype
+        self.itemsize = 2 if dtype == "bfloat16" else 4
+        self.imports_bytes = rss_bytes()
+        names = [name for name in source.block_names() if name.startswith("block.")]
+        specs = [source.block_spec(name) for name in names]
+        self.packed = [spec.nbytes for spec in specs]
+        self.weights = [sum(t.numel for t in spec.tensors if len(t.shape) == 2) for spec in specs]
+        ends = [name for name in ("embedding", "head", "norm") if name in source.block_names()]
+        self.ends_bytes = sum(source.block_spec(name).nbytes for name in ends)
+
+    @property
+    def head_weights(self) -> int:
+        return self.config.vocab_size * self.config.hidden_size
+
+    @lru_cache(maxsize=None)
+    def footprint(self, micro_batch: int) -> Footprint:
+        torch_dtype = torch.bfloat16 if self.dtype == "bfloat16" else torch.float32
+        shape = (micro_batch, self.workload.row_tokens)
+        return measure_footprint(self.config, self.source, self.lora, shape, torch_dtype)
+
+    def candidates(self) -> Iterator[Plan]:
+        blocks = len(self.packed)
+        for micro_batch in self.micro_batches():
+            for residences in _residence_mixes(blocks):
+                for kept in sorted({blocks, blocks * 3 // 4, blocks // 2, blocks // 4, 0}):
+                    for tiles in _TILES:
+                        yield self.plan(micro_batch, residences, kept, tiles)
+
+    def micro_batches(self) -> list[int]:
+        """What the person asked for; else enough rows to keep the products busy, or single rows where that is too much."""
+        if self.workload.micro_batch is not None:
+            return [self.workload.micro_batch]
+        wanted = 1
+        while wanted * self.workload.row_tokens < _ENOUGH_TOKENS and wanted * 2 <= self.workload.rows_per_step:
+            wanted *= 2
+        return sorted({1, wanted})
+
+    def plan(self, micro_batch: int, residences: tuple[Residence, ...], kept: int, tiles: LossTiles) -> Plan:
+        footprint = self.footprint(micro_batch)
+        micro_batches = -(-self.workload.rows_per_step // micro_batch)
+        block_bytes = max(footprint.forward_bytes, footprint.backward_bytes)
+        workspace = max(block_bytes, self.loss_bytes(tiles))
+        components = {
+            "imports": self.imports_bytes,
+            "first_use": _FIRST_USE_BYTES,
+            "weights": self.weight_bytes(residences),
+            "adapter": footprint.adapter_numbers * (4 + 4 + self.workload.optimizer_bytes),
+            "block_inputs": (len(residences) + 1) * self.step_hidden_bytes + micro_batches * footprint.arguments_bytes,
+            "kept_graphs": kept * micro_batches * footprint.kept_bytes,
+            "workspace": workspace,
+        }
+        components["allocator"] = int(_ALLOCATOR_SHARE * sum(components[k] for k in ("block_inputs", "kept_graphs", "workspace")))
+        seconds = step_seconds(self.work(residences, kept), self.profile, self.dtype)
+        tokens_per_s = self.workload.tokens_per_step / seconds
+        return Plan(
+            micro_batch=micro_batch,
+            residences=residences,
+            kept_blocks=kept,
+            loss_tiles=tiles,
+            compute_dtype=self.dtype,
+            components=components,
+            rise_bytes=workspace,
+            cap_bytes=self.cap_bytes,
+            tokens_per_s=tokens_per_s,
+            total_s=self.workload.tokens / tokens_per_s,
+        )
+
+    @property
+    def step_hidden_bytes(self) -> int:
+        """Hidden states of all tokens of a step, once."""
+        return self.workload.tokens_per_step * self.config.hidden_size * self.itemsize
+
+    def weight_bytes(self, residences: tuple[Residence, ...]) -> int:
+        total, scratch, buffer = self.ends_bytes, 0, 0
+        for kind, packed, weights in zip(residences, self.packed, self.weights, strict=True):
+            if kind == "dense":
+                total += weights * self.itemsize
+                continue
+            scratch = max(scratch, weights * self.itemsize)
+            if kind == "packed":
+                total += packed
+            else:
+                buffer = max(buffer, packed)
+        return total + scratch + buffer
+
+    def loss_bytes(self, tiles: LossTiles) -> int:
+        """Normed states, their loss rows and gradients; the running sums in fp32; one tile of logits and its fp32 copies."""
+        hidden = 4 * self.step_hidden_bytes
+        running = self.workload.tokens_per_step * self.config.hidden_size * 4
+        logits = tiles.tokens * tiles.vocab_rows * (self.itemsize * 2 + 4)
+        tile = tiles.vocab_rows * self.config.hidden_size * (self.itemsize + 4)
+        return hidden + running + logits + tile
+
+    def work(self, residences: tuple[Residence, ...], kept: int) -> Work:
+        tokens = self.workload.tokens_per_step
+        shared = [w for kind, w in zip(residences, self.weights, strict=True) if kind != "dense"]
+        streamed = [p for kind, p in zip(residences, self.packed, strict=True) if kind == "streamed"]
+        recomputed = sum(self.weights[: len(self.weights) - kept])
+        return Work(tokens, tokens, sum(self.weights), sum(shared), recomputed, self.head_weights, sum(streamed))
+
+
+def _residence_mixes(blocks: int) -> Iterator[tuple[Residence, ...]]:
+    """All dense; some dense, the others packed or streamed; some packed, the others streamed."""
+    for first, rest in (("dense", "packed"), ("dense", "streamed"), ("packed", "streamed")):
+        for count in range(blocks, -1, -1):
+            yield (first,) * count + (rest,) * (blocks - count)  # type: ignore[return-value]  # literals through a tuple
+
+
+def _advice(maker: _Maker, needed_bytes: int) -> str:
+    cap, tokens = format_size(maker.cap_bytes), maker.workload.row_tokens
+    rounded = -(-needed_bytes // (10 << 20)) * (10 << 20)
+    head = f"no plan fits in {cap}: at {tokens} tokens a row the smallest needs {format_size(needed_bytes)}"
+    if maker.imports_bytes + _FIRST_USE_BYTES >= maker.cap_bytes:
+        libraries = format_size(maker.imports_bytes + _FIRST_USE_BYTES)
+        return f"{head}, of which {libraries} are the libraries alone; use --memory {rounded >> 20}MB or more"
+    shorter = _shorter_rows(maker)
+    instead = f", or --set data.max_seq_length={shorter}" if shorter else ""
+    return f"{head}; use --memory {rounded >> 20}MB{instead}"
+
+
+def _shorter_rows(maker: _Maker) -> int | None:
+    """The longest halving of the row length that fits as the cap stands."""
+    tokens = maker.workload.row_tokens // 2
+    while tokens >= 64:
+        workload = replace(maker.workload, row_tokens=tokens)
+        trial = _Maker(maker.config, maker.source, maker.lora, workload, maker.profile, maker.cap_bytes, maker.dtype)
+        if any(plan.predicted_peak_bytes <= maker.cap_bytes for plan in trial.candidates()):
+            return tokens
+        tokens //= 2
+    return None

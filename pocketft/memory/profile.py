@@ -1,0 +1,112 @@
+"""What this machine can do, measured once in under three seconds and cached: the figures that plans are made with.
+
+Knows torch and a cache file; nothing of models.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+from pocketft import files
+
+_FORMAT = 2
+_TOKENS = 512
+_WIDTH = 1024
+
+
+@dataclass(frozen=True)
+class MachineProfile:
+    """Rates of one machine with one torch and one number of threads."""
+
+    cores: int
+    bf16_gflops: float
+    fp32_gflops: float
+    dequantize_ns_per_weight: float
+
+    @property
+    def compute_dtype(self) -> str:
+        """bfloat16 where products are faster in it, as with AVX512-BF16 and AMX; elsewhere it is emulated and slow."""
+        return "bfloat16" if self.bf16_gflops > 1.2 * self.fp32_gflops else "float32"
+
+    def gflops(self, dtype: str) -> float:
+        return self.bf16_gflops if dtype == "bfloat16" else self.fp32_gflops
+
+
+def machine_profile(cache_folder: Path | None = None, refresh: bool = False) -> MachineProfile:
+    """From the cache where it fits this machine, else measured and cached. An unwritable cache is no reason to stop."""
+    path = (cache_folder or _default_folder()) / "machine.json"
+    key = _machine_key()
+    if not refresh and (known := _cached(path, key)) is not None:
+        return known
+    profile = _measure()
+    try:
+        files.write_json(path, {"key": key, "profile": asdict(profile)})
+    except (OSError, files.StorageError):
+        pass  # measured again next time
+    return profile
+
+
+def _default_folder() -> Path:
+    home = os.environ.get("POCKETFT_HOME")
+    return Path(home).expanduser() if home else Path.home() / ".cache" / "pocketft"
+
+
+def _machine_key() -> str:
+    parts = (_FORMAT, platform.machine(), platform.processor(), os.cpu_count(), torch.get_num_threads(), torch.__version__)
+    return "|".join(str(part) for part in parts)
+
+
+def _cached(path: Path, key: str) -> MachineProfile | None:
+    try:
+        saved = json.loads(path.read_text(encoding="utf-8"))
+        return MachineProfile(**saved["profile"]) if saved["key"] == key else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _measure() -> MachineProfile:
+    from pocketft.engine.packed import PackedTensor, dequantize
+
+    weights = PackedTensor(
+        "affine4",
+        (_WIDTH, _WIDTH),
+        {
+            "codes": torch.randint(0, 255, (_WIDTH, _WIDTH // 2), dtype=torch.uint8),
+            "scale": torch.rand(_WIDTH, _WIDTH // 32).half(),
+        },
+        group_size=32,
+        zero_point=8,
+    )
+    out = torch.empty(_WIDTH, _WIDTH, dtype=torch.bfloat16)
+    return MachineProfile(
+        cores=torch.get_num_threads(),
+        bf16_gflops=_product_gflops(torch.bfloat16),
+        fp32_gflops=_product_gflops(torch.float32),
+        dequantize_ns_per_weight=_best_seconds(lambda: dequantize(weights, out)) / _WIDTH**2 * 1e9,
+    )
+
+
+def _product_gflops(dtype: torch.dtype) -> float:
+    x = torch.randn(_TOKENS, _WIDTH).to(dtype)
+    w = torch.randn(_WIDTH, _WIDTH).to(dtype)
+    seconds = _best_seconds(lambda: torch.nn.functional.linear(x, w))
+    return 2 * _TOKENS * _WIDTH * _WIDTH / seconds / 1e9
+
+
+def _best_seconds(work: Callable[[], object], budget_s: float = 0.25) -> float:
+    """The shortest of several runs within the budget, the first left out: other programs only ever add time."""
+    work()
+    best, end = float("inf"), time.perf_counter() + budget_s
+    while time.perf_counter() < end:
+        start = time.perf_counter()
+        work()
+        best = min(best, time.perf_counter() - start)
+    return best if best < float("inf") else budget_s
