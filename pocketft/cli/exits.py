@@ -25,6 +25,8 @@ def exit_code_of(work: Callable[[], int | None]) -> int:
         _end_on_sigterm()
         code = work() or 0
         sys.stdout.flush()
+        if code == Interrupted.exit_code:  # newer versions of typer end a Ctrl-C in silence
+            _say("interrupted")
         return code
     except KeyboardInterrupt:
         _say("interrupted")
