@@ -1,4 +1,5 @@
 """Training: the loop and all that surrounds it — schedule, optimizer, evaluation, checkpoints, events, the run folder.
 
-`session` is the one place where recipe, data, model, plan and loop meet. How a step is computed is the engine's business.
+`session` is the one place where recipe, data, model, plan and loop meet. How a step is computed is the engine's
+business.
 """

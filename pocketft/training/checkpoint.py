@@ -34,7 +34,8 @@ from pocketft.training.state import TrainState
 
 FORMAT = 1
 KEPT = 2  # the one before the newest survives damage to the newest
-_ADAPTER, _OPTIMIZER, _BEST, _STATE = "adapter.safetensors", "optimizer.safetensors", "best_adapter.safetensors", "state.json"
+_ADAPTER, _OPTIMIZER, _BEST = "adapter.safetensors", "optimizer.safetensors", "best_adapter.safetensors"
+_STATE = "state.json"
 _NAME = re.compile(r"\.?checkpoint-(\d+)(\..*)?")  # with the temporary names of files.atomic_folder
 
 
@@ -112,7 +113,7 @@ def restore_checkpoint(
                 parameter.copy_(tensor)
     numbers = json.loads((checkpoint.path / _STATE).read_text(encoding="utf-8"))["optimizer_numbers"]
     with safe_open(checkpoint.path / _OPTIMIZER, framework="pt") as file:
-        names = [name for name in file.keys() if not name.startswith("rng.")]
+        names = [name for name in file.keys() if not name.startswith("rng.")]  # noqa: SIM118  it is no dict
         # one tensor at a time: all of them at once would be the optimizer twice
         entries = ((name, file.get_tensor(name)) for name in names)
         restore_optimizer(optimizer, parameters, chain(entries, numbers.items()))

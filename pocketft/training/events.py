@@ -86,14 +86,15 @@ def read_log(path: Path) -> list[Event]:
     return [event for event, _ in _lines(path)]
 
 
-def truncate_log(path: Path, step: int) -> None:
+def truncate_log(path: Path, step: int, evaluated_step: int) -> None:
     """Drop what happened after optimizer step `step`, so that a resumed run does not tell it twice.
 
-    A torn last line and a "done" go too; `path` may be missing.
+    Evaluations after `evaluated_step`, a torn last line and a "done" go too; `path` may be missing.
     """
     keep = 0
     for event, end in _lines(path):
-        if event["event"] == "done" or event.get("step", 0) > step:
+        last = evaluated_step if event["event"] == "eval" else step
+        if event["event"] == "done" or event.get("step", -1) > last:
             break
         keep = end
     if path.exists():

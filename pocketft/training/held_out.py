@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from pocketft.data.batches import collate
-from pocketft.data.dataset import RowSet
+from pocketft.data.dataset import RowSet, collate
 from pocketft.training.events import Reporter
 from pocketft.training.step_order import micro_batch_rows
 from pocketft.training.trainable import Trainable
@@ -38,7 +37,7 @@ def held_out_loss(
     report: Reporter,
     stopped: Callable[[], bool] = lambda: False,
 ) -> float | None:
-    """Mean loss over the loss tokens of the rows. None where `stopped` turned true on the way, or nothing carries loss."""
+    """Mean loss over the loss tokens of the rows. None where `stopped` turned true or nothing carries loss."""
     lengths = rows.row_lengths
     ordered = sorted(indices, key=lambda index: -int(lengths[index]))  # like lengths together: little is padded
     loss_sum, loss_tokens = 0.0, 0

@@ -15,7 +15,7 @@ from pocketft.errors import Interrupted
 
 
 class StopRequest:
-    """Whether somebody asked to stop. Until `patient` is set nothing is worth finishing, and the first ask stops at once."""
+    """Whether somebody asked to stop. Until `patient` nothing is worth finishing: the first ask stops at once."""
 
     def __init__(self) -> None:
         self.requested = False

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from pocketft.data.batches import collate
-from pocketft.data.dataset import PreparedData
+from pocketft.data.dataset import PreparedData, collate
 from pocketft.errors import Interrupted, MemoryCapError, PocketftError
 from pocketft.memory.meter import peak_rss_bytes, rss_bytes
 from pocketft.recipe import Recipe
@@ -34,7 +33,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Speed:
-    """Tokens per second of the optimizer steps of this process. The first is left out: it warms caches and allocators."""
+    """Tokens per second of the optimizer steps of this process, the first left out: it warms caches and allocators."""
 
     tokens: int = 0
     seconds: float = 0.0
@@ -69,7 +68,7 @@ class Loop:
     cap_bytes: int
     stop: StopRequest
     report: Reporter
-    state: TrainState = TrainState()
+    state: TrainState = field(default_factory=TrainState)
     max_steps: int | None = None
     deadline: float | None = None  # on time.monotonic
     speed: Speed = field(default_factory=Speed)
@@ -181,7 +180,7 @@ class Loop:
         if state.step >= self._last_step:
             return f"--max-steps reached after step {state.step} of {self.order.steps}"
         if patience and state.evals_without_gain >= patience:
-            return f"the held-out loss has not fallen in {patience} evaluations; the adapter of step {state.best_step} is kept"
+            return f"no better held-out loss in {patience} evaluations; the adapter of step {state.best_step} is kept"
         if self.deadline is not None and self.speed.first is not None:
             step_s = state.tokens / state.step / self.speed.tokens_per_s
             if time.monotonic() + step_s + self._eval_s > self.deadline:
@@ -196,7 +195,7 @@ class Loop:
         return state.step == 0 or (every > 0 and state.step % every == 0)
 
     def _evaluate(self) -> None:
-        """Score the held-out rows; keep the adapter if it is the best so far. A stop on the way leaves all as it was."""
+        """Score the held-out rows and keep the adapter if it is the best. A stop on the way leaves all as it was."""
         began = time.perf_counter()
         state = self.state
         if state.step == 0:

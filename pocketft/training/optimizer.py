@@ -30,7 +30,7 @@ def make_optimizer(
         from bitsandbytes.optim import AdamW8bit
     except (ImportError, RuntimeError) as error:
         raise UsageError(
-            f"optimizer adamw8bit needs bitsandbytes, which does not load here ({error}); use --set training.optimizer=adamw"
+            f"adamw8bit needs bitsandbytes, which does not load here ({error}); use --set training.optimizer=adamw"
         ) from error
     return AdamW8bit(tensors, lr=0.0, weight_decay=weight_decay)
 
@@ -95,7 +95,7 @@ def restore_optimizer(
     for key, value in entries:
         entry, _, name = key.partition(".")
         if name not in by_name:
-            raise CheckpointError(f"the checkpoint holds optimizer state of an unknown parameter {name:.80}; start anew")
+            raise CheckpointError(f"the checkpoint holds state of an unknown parameter {name:.80}; start anew")
         parameter = by_name[name]
         is_tensor = isinstance(value, Tensor)
         optimizer.state[parameter][entry] = value.to(parameter.device, copy=True) if is_tensor else value

@@ -13,6 +13,7 @@ Knows names and formats. The adapter at the root is always whole and always the 
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import tempfile
 from dataclasses import asdict, dataclass, field
@@ -35,7 +36,7 @@ INFO = "pocketft.json"
 RECIPE = "recipe.yaml"
 LOG = "log.jsonl"
 CHECKPOINTS = "checkpoints"
-_OURS = (ADAPTER_CONFIG, ADAPTER_WEIGHTS, CARD, RECIPE, LOG, CHECKPOINTS, INFO)  # INFO last: it marks the folder as ours
+_OURS = (ADAPTER_CONFIG, ADAPTER_WEIGHTS, CARD, RECIPE, LOG, CHECKPOINTS, INFO)  # INFO last: it marks it as ours
 
 
 @dataclass(frozen=True)
@@ -72,12 +73,12 @@ class RunFolder:
             raise UsageError("--resume continues a run and --force replaces it; give one of the two")
         if self.path.exists() and not self.path.is_dir():
             raise UsageError(f"{self.path} is a file; choose a folder with --output")
-        occupied = self.path.is_dir() and any(self.path.iterdir())
+        occupied = self.path.is_dir() and not set(self.path.iterdir()) <= set(self._half_written())
         if not occupied:
             if resume:
                 raise UsageError(f"nothing to resume: {self.path} holds no run; leave --resume out to start one")
         elif not is_run_folder(self.path):
-            raise UsageError(f"{self.path} holds files that pocketft did not write; choose another folder with --output")
+            raise UsageError(f"{self.path} holds files of somebody else; choose another folder with --output")
         elif not resume and not force:
             raise UsageError(
                 f"{self.path} already holds a run; continue it with --resume, replace it with --force, "
@@ -86,12 +87,24 @@ class RunFolder:
 
     def start(self, info: RunInfo, recipe_yaml: str) -> None:
         """Begin a new run; what an older run wrote here goes, and nothing else does."""
-        if self.path.is_dir():
-            with storage_errors(self.path):
-                for name in _OURS:
-                    _remove(self.path / name)
+        self.tidy()
+        with storage_errors(self.path):
+            for name in _OURS:
+                _remove(self.path / name)
         self.write_info(info)
         write_text(self.path / RECIPE, recipe_yaml)
+
+    def tidy(self) -> None:
+        """Remove what a killed process left half written."""
+        with storage_errors(self.path):
+            for path in self._half_written():
+                _remove(path)
+
+    def _half_written(self) -> list[Path]:
+        """Temporary files of `files.atomic_path`: ".<one of our names>.<eight characters>.tmp"."""
+        names = "|".join(map(re.escape, _OURS))
+        pattern = re.compile(rf"\.({names})\.\w{{8}}\.tmp")
+        return [path for path in self.path.glob(".*.tmp") if pattern.fullmatch(path.name)]
 
     def write_info(self, info: RunInfo) -> None:
         write_json(self.path / INFO, info.to_json())
@@ -127,7 +140,7 @@ def read_info(path: Path) -> dict[str, Any]:
     try:
         info = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise AdapterError(f"{path} is not a pocketft run: it has no {INFO}; `pocketft runs` lists those that are") from None
+        raise AdapterError(f"{path} is no pocketft run, it has no {INFO}; `pocketft runs` lists runs") from None
     except (OSError, ValueError) as error:
         raise AdapterError(f"{file} cannot be read ({type(error).__name__}); restore the folder from a copy") from error
     if not isinstance(info, dict) or not isinstance(info.get("format"), int):

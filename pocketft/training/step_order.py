@@ -11,13 +11,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pocketft.data.batches import epoch_order
+from pocketft.data.dataset import epoch_order, longest_first
 
 
 class StepOrder:
     """`rows_per_step` rows an optimizer step; the last step of an epoch takes what is left.
 
-    The first step of all is the one that holds the longest row: if memory does not suffice it shows at once.
+    The first step of all takes the longest rows: if memory does not suffice it shows at once.
     """
 
     def __init__(self, lengths: np.ndarray, rows_per_step: int, epochs: int, seed: int) -> None:
@@ -48,14 +48,10 @@ class StepOrder:
         return steps / self.steps_per_epoch
 
     def _epoch_order(self, epoch: int) -> np.ndarray:
-        order = np.asarray(epoch_order(len(self.lengths), epoch, self.seed), dtype=np.int32)
-        full_steps = len(order) // self.rows_per_step
-        if epoch == 0 and full_steps > 1:
-            steps = order[: full_steps * self.rows_per_step].reshape(full_steps, self.rows_per_step)  # a view
-            lengths = self.lengths[steps]
-            longest = np.lexsort((lengths.sum(axis=1), lengths.max(axis=1)))[-1]
-            steps[[0, longest]] = steps[[longest, 0]]
-        return order
+        order = epoch_order(len(self.lengths), epoch, self.seed)
+        if epoch == 0:
+            order = longest_first(order, self.lengths, self.rows_per_step)
+        return np.asarray(order, dtype=np.int32)
 
 
 def micro_batch_rows(rows: Sequence[int], micro_batch: int) -> list[Sequence[int]]:

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from tests.training.toy import ToyModel
 
 from pocketft.errors import CheckpointError
 from pocketft.training.checkpoint import discard_newer, newest_checkpoint, restore_checkpoint, save_checkpoint
 from pocketft.training.optimizer import apply_step, make_optimizer
 from pocketft.training.state import TrainState
+from tests.training.toy import ToyModel
 
 IDENTITY = {"recipe": {"lora.r": 8}, "data": "abc", "base": "def"}
 

@@ -40,7 +40,7 @@ def test_a_line_is_on_disk_when_it_is_written(tmp_path: Path) -> None:
 
 def test_truncating_keeps_what_happened_up_to_the_checkpoint(tmp_path: Path) -> None:
     path = filled(tmp_path / "log.jsonl", 5)
-    truncate_log(path, 4)
+    truncate_log(path, 4, 4)
     kept = read_log(path)
     assert [event.get("step") for event in kept] == [None, 1, 2, 2, 3, 4, 4]
     with EventLog(path) as log:
@@ -53,7 +53,7 @@ def test_a_torn_last_line_is_dropped(tmp_path: Path, torn: bytes) -> None:
     path = filled(tmp_path / "log.jsonl", 5)
     whole = path.read_bytes()
     path.write_bytes(whole + torn)
-    truncate_log(path, 99)
+    truncate_log(path, 99, 99)
     assert path.read_bytes() == whole
 
 
@@ -61,19 +61,26 @@ def test_a_finished_run_that_goes_on_is_no_longer_done(tmp_path: Path) -> None:
     path = filled(tmp_path / "log.jsonl", 4)
     with EventLog(path) as log:
         log.write({"event": "done", "loss": 0.1})
-    truncate_log(path, 4)
+    truncate_log(path, 4, 4)
+    assert read_log(path)[-1]["event"] == "checkpoint"
+
+
+def test_an_evaluation_that_the_checkpoint_does_not_know_is_dropped(tmp_path: Path) -> None:
+    path = filled(tmp_path / "log.jsonl", 4)
+    with EventLog(path) as log:
+        log.write({"event": "eval", "step": 4, "eval_loss": 1.0})
+    truncate_log(path, 4, 2)
     assert read_log(path)[-1]["event"] == "checkpoint"
 
 
 def test_a_missing_log_is_empty(tmp_path: Path) -> None:
-    truncate_log(tmp_path / "log.jsonl", 3)
+    truncate_log(tmp_path / "log.jsonl", 3, 3)
     assert read_log(tmp_path / "log.jsonl") == []
     assert not (tmp_path / "log.jsonl").exists()
 
 
 def test_two_processes_cannot_write_one_run(tmp_path: Path) -> None:
     pytest.importorskip("fcntl")
-    with EventLog(tmp_path / "log.jsonl"):
-        with pytest.raises(UsageError, match="another pocketft"):
-            EventLog(tmp_path / "log.jsonl")
+    with EventLog(tmp_path / "log.jsonl"), pytest.raises(UsageError, match="another pocketft"):
+        EventLog(tmp_path / "log.jsonl")
     EventLog(tmp_path / "log.jsonl").close()

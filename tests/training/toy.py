@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import Parameter
+from torch.nn.functional import cross_entropy
 
 from pocketft.engine.batch import MicroBatch
 from pocketft.errors import MemoryCapError
@@ -46,7 +47,7 @@ class ToyModel:
         for number, batch in enumerate(micro_batches):
             loss = self._loss(batch, torch.Generator().manual_seed(seed + number)) / tokens
             loss.backward()
-            total += float(loss)
+            total += loss.item()
         if self.steps == self.fail_at:
             raise MemoryCapError("resident memory would cross the cap")
         self.steps += 1
@@ -56,7 +57,7 @@ class ToyModel:
         self.on_evaluation(self.evaluations)
         self.evaluations += 1
         with torch.no_grad():
-            return sum(float(self._loss(b, None)) for b in micro_batches), sum(b.loss_tokens for b in micro_batches)
+            return sum(self._loss(b, None).item() for b in micro_batches), sum(b.loss_tokens for b in micro_batches)
 
     @contextmanager
     def adapter_disabled(self) -> Iterator[None]:
@@ -79,7 +80,7 @@ class ToyModel:
             hidden = hidden + x @ self.a.T @ self.b.T
         logits = hidden @ self.head.T
         targets = batch.shifted_targets()
-        return torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-100, reduction="sum")
+        return cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-100, reduction="sum")
 
 
 @dataclass(frozen=True)
