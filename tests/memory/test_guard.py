@@ -1,0 +1,34 @@
+"""The guard stops before the cap, not after it, and the hard limit turns a runaway allocation into an error."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from pocketft.errors import MemoryCapError
+from pocketft.memory.guard import Guard
+from pocketft.memory.meter import rss_bytes
+
+MB = 1 << 20
+
+
+def test_the_guard_counts_what_is_still_to_come() -> None:
+    Guard(rss_bytes() + 100 * MB, rise_bytes=50 * MB).check()
+    with pytest.raises(MemoryCapError, match="--resume and a larger --memory"):
+        Guard(rss_bytes() + 100 * MB, rise_bytes=200 * MB).check()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_DATA counts private memory on Linux only")
+def test_beyond_the_hard_limit_an_allocation_fails_with_one_line() -> None:
+    program = (
+        "import torch; from pocketft.memory.guard import hard_limit; from pocketft.memory.meter import rss_bytes\n"
+        "cap = rss_bytes() + (64 << 20)\n"
+        "try:\n"
+        "    with hard_limit(cap): torch.ones(1 << 30, dtype=torch.uint8)\n"
+        "except Exception as error: print(type(error).__name__, error)\n"
+        "print(torch.ones(1 << 30, dtype=torch.uint8).sum().item())\n"  # lifted again
+    )
+    out = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120).stdout
+    assert out.startswith("MemoryCapError an allocation would have crossed the cap") and str(1 << 30) in out

@@ -1,0 +1,102 @@
+"""Plans: what is counted is what happens, the cap is kept, and where nothing fits the advice does."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from peft import LoraConfig
+from torch import Tensor
+from transformers import AutoModelForCausalLM, LlamaConfig
+
+from pocketft.errors import CapTooSmall
+from pocketft.memory.footprint import measure_footprint
+from pocketft.memory.live_bytes import LiveBytes
+from pocketft.memory.meter import rss_bytes
+from pocketft.memory.planner import Plan, Workload, make_plan
+from pocketft.memory.profile import MachineProfile
+from pocketft.memory.size import parse_size
+from tests.engine.memory_source import MemorySource, as_affine4
+
+CONFIG = LlamaConfig(
+    vocab_size=2000, hidden_size=256, intermediate_size=512, num_hidden_layers=8, num_attention_heads=4,
+    num_key_value_heads=2, max_position_embeddings=4096, tie_word_embeddings=True,
+)
+LORA = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM")
+PROFILE = MachineProfile(cores=2, bf16_gflops=600.0, fp32_gflops=180.0, dequantize_ns_per_weight=0.3)
+MB = 1 << 20
+
+
+@pytest.fixture(scope="module")
+def source() -> MemorySource:
+    torch.manual_seed(0)
+    return MemorySource(AutoModelForCausalLM.from_config(CONFIG), as_affine4)
+
+
+def plan_for(source: MemorySource, cap_bytes: int, row_tokens: int = 512) -> Plan:
+    workload = Workload(rows_per_step=4, row_tokens=row_tokens, tokens=100_000, micro_batch=None, optimizer_bytes=8)
+    return make_plan(CONFIG, source, copy.deepcopy(LORA), workload, PROFILE, cap_bytes)
+
+
+def test_live_bytes_sees_what_is_held_at_the_worst_moment() -> None:
+    with LiveBytes() as live:
+        a = torch.empty(1000, device="meta")
+        b = a + a
+        c = b[:10]
+        del a, b
+        d = torch.empty(500, device="meta")
+    assert (live.current, live.peak) == (4 * 1500, 4 * 2000)
+    del c, d
+    assert live.current == 0
+
+
+def test_saved_tensors_count_until_backward_frees_them() -> None:
+    x = torch.empty(1000, device="meta", requires_grad=True)
+    with LiveBytes() as live:
+        y = (x.exp() * 2).sum()
+        assert live.current >= 4000
+        y.backward()
+    del y
+    assert live.current == 4000  # the gradient of x
+
+
+def test_longer_rows_cost_more_and_the_adapter_is_counted_exactly(source: MemorySource) -> None:
+    short, long = (measure_footprint(CONFIG, source, LORA, (1, n), torch.bfloat16) for n in (256, 1024))
+    assert long.backward_bytes > 3 * short.backward_bytes
+    per_block = sum(4 * (i + o) for i, o in [(256, 256), (256, 128), (256, 128), (256, 256), (256, 512), (256, 512), (512, 256)])
+    assert short.adapter_numbers == 8 * per_block
+
+
+def test_the_cap_is_kept_and_more_memory_is_never_slower(source: MemorySource) -> None:
+    floor = rss_bytes()
+    plans = [plan_for(source, floor + extra * MB) for extra in (100, 140, 200, 400, 1000)]
+    assert all(plan.predicted_peak_bytes <= plan.cap_bytes for plan in plans)
+    assert [p.tokens_per_s for p in plans] == sorted(p.tokens_per_s for p in plans)
+    assert plans[-1].kept_blocks == 8 and set(plans[-1].residences) == {"dense"}
+
+
+def test_a_cap_below_everything_names_one_that_fits(source: MemorySource) -> None:
+    with pytest.raises(CapTooSmall, match="libraries alone; use --memory") as refused:
+        plan_for(source, 50 * MB)
+    named = parse_size(str(refused.value).split("--memory ")[1].split()[0])
+    assert plan_for(source, named + 20 * MB).predicted_peak_bytes <= named + 20 * MB
+
+
+def test_rows_too_long_for_the_cap_are_answered_with_a_length_that_fits(source: MemorySource) -> None:
+    cap = rss_bytes() + 95 * MB
+    with pytest.raises(CapTooSmall, match="max_seq_length=") as refused:
+        plan_for(source, cap, row_tokens=4096)
+    shorter = int(str(refused.value).rpartition("=")[2])
+    assert plan_for(source, cap + 10 * MB, row_tokens=shorter).predicted_peak_bytes <= cap + 10 * MB
+
+
+def test_planning_reads_no_weight() -> None:
+    class Unreadable(MemorySource):
+        def read_block(self, name: str, buffer: Tensor | None = None):  # type: ignore[no-untyped-def]
+            raise AssertionError("a weight was read")
+
+        read_tensors = read_block  # type: ignore[assignment]
+
+    source = Unreadable(AutoModelForCausalLM.from_config(CONFIG), as_affine4)
+    assert plan_for(source, rss_bytes() + 400 * MB).to_json()["residences"]["dense"] == 8
