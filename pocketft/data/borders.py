@@ -15,14 +15,18 @@ NONE, WORD, LINE, SENTENCE, PARAGRAPH = range(5)
 
 PART_CHARS = 32_768  # what is tokenized at once: large enough to be fast, small enough to be nothing in memory
 
-_TABLE_SIZE = 0x3100
-_SPACE = np.array([chr(code).isspace() for code in range(_TABLE_SIZE)])
-_NEWLINE = (0x0A, 0x0B, 0x0C, 0x0D, 0x85, 0x2028, 0x2029)
-_ENDERS = tuple(map(ord, ".!?…。！？؟۔।॥։።᙮"))
-_WIDE_ENDERS = tuple(map(ord, "。！？"))  # no space follows these
-_CLOSERS = tuple(map(ord, "\"')]}»”’」』）］】、，"))
+# One byte of flags for each character of the basic plane: a lookup is much faster than comparisons.
+_SPACE, _NEWLINE, _ENDER, _WIDE_ENDER, _CLOSER, _WORDLIKE = (1 << bit for bit in range(6))
+_FLAGS = np.zeros(0x10000, dtype=np.uint8)
+_FLAGS[[code for code in range(0x3100) if chr(code).isspace()]] |= _SPACE
+_FLAGS[[0x0A, 0x0B, 0x0C, 0x0D, 0x85, 0x2028, 0x2029]] |= _NEWLINE
+_FLAGS[[ord(mark) for mark in ".!?…。！？؟۔।॥։።᙮"]] |= _ENDER
+_FLAGS[[ord(mark) for mark in "。！？"]] |= _WIDE_ENDER  # no space follows these
+_FLAGS[[ord(mark) for mark in "\"')]}»”’」』）］】、，"]] |= _CLOSER
 # Ideographs and Hiragana are words of their own for Unicode's word borders (UAX 29) where no dictionary is at hand.
-_WORDLIKE = ((0x3041, 0x309F), (0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF), (0x20000, 0x3FFFF))
+for _first, _last in ((0x3041, 0x309F), (0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF)):
+    _FLAGS[_first : _last + 1] |= _WORDLIKE
+_WORDLIKE_PLANES = (0x20000, 0x3FFFF)
 
 
 def char_levels(text: str) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
@@ -33,13 +37,15 @@ def char_levels(text: str) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
     """
     codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
     levels = np.zeros(len(codes), dtype=np.uint8)
-    space = _SPACE[np.minimum(codes, _TABLE_SIZE - 1)]
+    flags = _FLAGS[np.minimum(codes, 0xFFFF)]
+    flags[(codes >= _WORDLIKE_PLANES[0]) & (codes <= _WORDLIKE_PLANES[1])] |= _WORDLIKE
+    space = (flags & _SPACE) != 0
     if not len(codes):
         return levels, space
     index = np.arange(len(codes))
-    newlines = np.concatenate([[0], np.cumsum(np.isin(codes, _NEWLINE))])
+    newlines = np.concatenate([[0], np.cumsum((flags & _NEWLINE) != 0)])
     last_word_char = np.maximum.accumulate(np.where(space, -1, index))
-    after_ender = _after_ender(codes)
+    after_ender = _after_ender(flags)
 
     starts = np.flatnonzero(~space[1:] & space[:-1]) + 1  # first characters after white space
     before = last_word_char[starts - 1]  # -1: only white space before
@@ -49,15 +55,9 @@ def char_levels(text: str) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
     levels[starts] = level
     levels[space] = WORD
 
-    wordlike = np.zeros(len(codes), dtype=bool)
-    for low, high in _WORDLIKE:
-        wordlike |= (codes >= low) & (codes <= high)
-    inner = index[1:][~space[1:] & ~space[:-1]]
-    punctuation = np.isin(codes, _CLOSERS + _ENDERS)
-    joint = inner[(wordlike[inner] | wordlike[inner - 1]) & ~punctuation[inner]]
-    levels[joint] = WORD
-    wide = inner[np.isin(codes[inner - 1], _WIDE_ENDERS) & ~punctuation[inner]]
-    levels[wide] = SENTENCE
+    inner = index[1:][~space[1:] & ~space[:-1] & ((flags[1:] & (_ENDER | _CLOSER)) == 0)]
+    levels[inner[((flags[inner] | flags[inner - 1]) & _WORDLIKE) != 0]] = WORD
+    levels[inner[(flags[inner - 1] & _WIDE_ENDER) != 0]] = SENTENCE
     return levels, space
 
 
@@ -132,9 +132,9 @@ def _all_parts(pieces: Iterable[str], limit: int) -> Iterator[str]:
         yield buffer
 
 
-def _after_ender(codes: NDArray[np.uint32]) -> NDArray[np.bool_]:
+def _after_ender(flags: NDArray[np.uint8]) -> NDArray[np.bool_]:
     """True where a sentence has ended at this character: a full stop, or up to two closing marks behind one."""
-    ender, closer = np.isin(codes, _ENDERS), np.isin(codes, _CLOSERS)
+    ender, closer = (flags & _ENDER) != 0, (flags & _CLOSER) != 0
     ended = ender.copy()
     ended[1:] |= closer[1:] & ender[:-1]
     ended[2:] |= closer[2:] & closer[1:-1] & ender[:-2]

@@ -105,12 +105,15 @@ class ChatTemplate:
         for attempt in _attempts(turns):
             try:
                 text = without_surrogates(self.render(attempt, tools))
+                spans = self._follow(text, attempt)
             except (jinja2.TemplateError, TypeError, ValueError, KeyError) as error:
+                refusal = refusal or f"the model's chat template refuses it: {error}"
+                continue
+            except CannotFollow as error:
                 refusal = refusal or str(error)
                 continue
-            spans = self._follow(text, attempt)
             return RenderedChat(text[: spans[-1][1]], spans)
-        raise CannotFollow(f"the model's chat template refuses it: {refusal}")
+        raise CannotFollow(refusal)
 
     def _tidy(self, turns: Sequence[Turn]) -> list[Turn]:
         """Control words defused, one speaker's messages in a row joined, turns after the assistant's last left out."""
@@ -143,7 +146,7 @@ class ChatTemplate:
         prompt = prompted[len(unprompted) :] if prompted.startswith(unprompted) else ""
         steering = [word for word in self._words if word in special_words or word in text]
         self._control = _any_of(steering)
-        self._opening = prompt if prompt and prompt in between else between
+        self._opening = prompt if prompt and prompt in between else between.lstrip()
         if not self._opening:
             raise CannotFollow("nothing separates the user's words from the assistant's")
         self._last_closing = self._closing_in(text[ends[4] :])

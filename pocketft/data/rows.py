@@ -104,7 +104,7 @@ def _notices(held_out: HeldOut, settings: DataSettings, val_rows: int) -> list[s
     if settings.val_split <= 0:
         return []
     if held_out.kind == "tail":
-        return ["too few documents to hold whole ones out: the last paragraphs of the longest are held out instead"]
+        return ["too few documents to hold whole ones out: the end of the longest one is held out instead"]
     if not val_rows:
         return ["too little text to hold any out: there will be no held-out loss"]
     return []

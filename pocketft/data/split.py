@@ -21,7 +21,7 @@ _BLOCK = 1 << 16
 
 @dataclass(frozen=True)
 class HeldOut:
-    """`documents`: sorted indices, held out whole. Or, of the document `tail_of`, everything from token `tail_at` on."""
+    """`documents`: sorted indices, held out whole. Or, of document `tail_of`, everything from token `tail_at` on."""
 
     documents: NDArray[np.int64]
     tail_of: int = -1

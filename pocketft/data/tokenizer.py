@@ -59,7 +59,6 @@ def load_text_tokenizer(folder: Path) -> TextTokenizer:
     eos = _eos_token(folder, config, backend)
     bos = token_text(config.get("bos_token"))
     before, after = _framing(backend)
-    before = _explicit(config.get("add_bos_token"), before, backend, bos)
     added = [token for token in backend.get_added_tokens_decoder().values() if token.content.strip()]
     framing = {word for word in (bos, eos) if word}
     return TextTokenizer(
@@ -80,20 +79,15 @@ def _known(backend: Tokenizer, word: str) -> int:
 
 
 def _framing(backend: Tokenizer) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """What the tokenizer's own post-processor puts before and after a text."""
+    """What the tokenizer's own post-processor puts before and after a text.
+
+    It alone counts, not `add_bos_token` in the configuration: so it is in transformers 5.
+    """
     framed, bare = backend.encode("a").ids, backend.encode("a", add_special_tokens=False).ids
     for start in range(len(framed) - len(bare) + 1):
         if framed[start : start + len(bare)] == bare:
             return tuple(framed[:start]), tuple(framed[start + len(bare) :])
     return (), ()
-
-
-def _explicit(wanted: Any, prefix: tuple[int, ...], backend: Tokenizer, bos: str) -> tuple[int, ...]:
-    """`add_bos_token`, where the configuration states it, wins over the post-processor, as in transformers."""
-    if wanted is None:
-        return prefix
-    bos_id = backend.token_to_id(bos) if bos else None
-    return (bos_id,) if wanted and bos_id is not None else ()
 
 
 def _eos_token(folder: Path, config: dict[str, Any], backend: Tokenizer) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pocketft.errors import ModelError
+from pocketft.files import sha256_of
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -25,7 +26,7 @@ def tokenizer_fingerprint(folder: Path) -> str:
     for name in TOKENIZER_FILES:
         path = folder / name
         if path.is_file():
-            digest.update(name.encode() + b"\0" + hashlib.blake2b(path.read_bytes()).digest())
+            digest.update(f"{name} {sha256_of(path)} ".encode())
     return digest.hexdigest()
 
 
