@@ -11,8 +11,8 @@ Knows how each kind of packing is laid out and how to undo it, quickly and exact
     affine4   scale * (codes - zero_point) + minimum         codes u8 (o, ...)    scale f16 (o, groups), minimum or none
     affine8   the same                                       codes u8|i8 (o, i)   the same
 
-Where the affine kinds carry `scale_codes` (and `minimum_codes`), scales have two levels: `scale` and `minimum` belong to
-super-blocks of several groups, a group's scale is `scale * scale_codes` and its minimum `-(minimum * minimum_codes)`.
+Where the affine kinds carry `scale_codes` (and `minimum_codes`), scales have two levels: `scale` and `minimum` belong
+to super-blocks of several groups; a group's scale is `scale * scale_codes`, its minimum `-(minimum * minimum_codes)`.
 
 affine4 keeps the first half of a row's groups (rounded up) in the low nibbles and the second half in the high
 nibbles, so that both unpack as long runs. Every product is exact in float32 (11 bits of a float16 scale, 6 or 7 of a
@@ -74,8 +74,8 @@ class PackedTensor:
 def dequantize(packed: PackedTensor, out: Tensor) -> None:
     """Write the values of `packed` into `out`, a contiguous bf16 or f32 tensor of its shape on its device.
 
-    Float32 output is exact; bfloat16 is its rounding. Works in row chunks: extra memory is at most about 5 MB on the CPU,
-    kept per thread. On the meta device only the checks run.
+    Float32 output is exact; bfloat16 is its rounding. Works in row chunks: extra memory is at most about 5 MB on the
+    CPU, kept per thread. On the meta device only the checks run.
     """
     if tuple(out.shape) != tuple(packed.shape):
         raise ValueError(f"dequantize: out has shape {tuple(out.shape)}, the packed tensor {tuple(packed.shape)}")
@@ -154,7 +154,7 @@ def _write_affine(packed: PackedTensor, out: Tensor) -> None:
     if packed.kind == "affine4":
         low = _low_groups(packed.shape[1], packed.group_size)
         split = low * packed.group_size
-        # The high nibble is left where it is, worth 16 times as much; its scale is a sixteenth. Powers of two are exact.
+        # The high nibble stays where it is, worth 16 times as much; its scale is a sixteenth. Powers of two are exact.
         _unpack_nibble(codes, 0x0F, packed.zero_point, values[:, :split])
         _unpack_nibble(codes[:, : packed.shape[1] - split], 0xF0, packed.zero_point * 16, values[:, split:])
         scale[:, low:] *= 0.0625

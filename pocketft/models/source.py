@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -41,18 +42,18 @@ class ModelLayout:
     roles: Mapping[str, str]  # "embedding" | "head" | "linear" | "other"
 
 
-def empty_model(config: object) -> torch.nn.Module:
+def empty_model(config: Any) -> Any:
     """The transformers model of `config` on the meta device: structure and names, no weights."""
     from accelerate import init_empty_weights
     from transformers import AutoModelForCausalLM
 
     with init_empty_weights(include_buffers=True):
-        model: torch.nn.Module = AutoModelForCausalLM.from_config(config)
+        model = AutoModelForCausalLM.from_config(config)
     model.tie_weights()
     return model
 
 
-def model_layout(model: torch.nn.Module) -> ModelLayout:
+def model_layout(model: Any) -> ModelLayout:
     """Sort parameters into blocks: the one list of decoder layers, what the embeddings and the head hold, the rest."""
     layers_name = _decoder_layers(model)
     modules = dict(model.named_modules())
@@ -78,7 +79,7 @@ def model_layout(model: torch.nn.Module) -> ModelLayout:
     return ModelLayout(block_of, shapes, roles)
 
 
-def _decoder_layers(model: torch.nn.Module) -> str:
+def _decoder_layers(model: Any) -> str:
     depth = model.config.num_hidden_layers
     found = [
         name
