@@ -27,7 +27,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from pocketft.errors import CheckpointError
-from pocketft.files import atomic_folder, sha256_of, write_json
+from pocketft.files import atomic_folder, sha256_of, storage_errors, write_json
 from pocketft.training.events import Reporter, notice
 from pocketft.training.optimizer import NamedParameters, optimizer_state, restore_optimizer
 from pocketft.training.state import TrainState
@@ -120,11 +120,18 @@ def restore_checkpoint(
         torch.set_rng_state(file.get_tensor("rng.cpu"))
 
 
-def discard_newer(folder: Path, step: int) -> None:
-    """Drop checkpoints of more than `step` steps: damaged ones, which would crowd out those that are written next."""
-    for path in _by_age(folder):
-        if _step(path) > step:
-            shutil.rmtree(path, ignore_errors=True)
+def settle(checkpoint: Checkpoint) -> None:
+    """Give the checkpoint that was restored its proper name, where a kill left it a temporary one, and drop those that
+    are damaged or half written: they would crowd out what is saved next."""
+    folder, step = checkpoint.path.parent, checkpoint.state.step
+    proper = folder / f"checkpoint-{step}"
+    with storage_errors(proper):
+        if checkpoint.path != proper:
+            shutil.rmtree(proper, ignore_errors=True)
+            checkpoint.path.replace(proper)
+        for path in _by_age(folder):
+            if _step(path) > step or path.name.startswith("."):
+                shutil.rmtree(path, ignore_errors=True)
 
 
 def _open(path: Path) -> Checkpoint:

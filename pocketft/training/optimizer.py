@@ -97,5 +97,6 @@ def restore_optimizer(
         if name not in by_name:
             raise CheckpointError(f"the checkpoint holds state of an unknown parameter {name:.80}; start anew")
         parameter = by_name[name]
-        is_tensor = isinstance(value, Tensor)
-        optimizer.state[parameter][entry] = value.to(parameter.device, copy=True) if is_tensor else value
+        if isinstance(value, Tensor):
+            value = value.to(parameter.device, copy=True)
+        optimizer.state[parameter][entry] = value

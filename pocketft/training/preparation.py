@@ -1,29 +1,35 @@
-"""What training and scoring both need before the first step: base, data, plan, and the model built by it.
+"""What training and scoring both need before the first step: base, text, plan, and the model built by it.
 
-Each function takes what the one before it gave. Nothing here reads a weight before `build`, so a plan costs none.
+Each function takes what the one before it gave. No weight is read before `build_planned`, so a plan costs none.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from peft import LoraConfig
 from transformers import PretrainedConfig
 
 from pocketft.data.dataset import DataSettings, PreparedData, prepare_dataset
+from pocketft.engine.loss import LossTiles
 from pocketft.engine.model import EngineModel, build_model
-from pocketft.errors import UsageError
+from pocketft.errors import ModelError, UsageError
 from pocketft.memory.guard import Guard
 from pocketft.memory.meter import available_bytes
-from pocketft.memory.planner import Plan, make_plan
+from pocketft.memory.planner import Plan, Workload, make_plan
+from pocketft.memory.profile import machine_profile
 from pocketft.models.base_model import BaseModel, load_config, resolve_base
+from pocketft.models.location import cache_home
 from pocketft.recipe import Recipe
 from pocketft.training.events import Reporter
 from pocketft.training.planned_model import PlannedModel
 
-_SHARE_OF_FREE = 0.6  # of what is available now, where no cap is given: the person goes on using the machine
+_SHARE_OF_FREE = 0.6  # of the memory that is free, where no cap is given: the person goes on using the machine
+_OPTIMIZER_BYTES = {"adamw": 8, "adamw8bit": 3}  # a parameter; 8-bit states with their scales, small tensors in 32
 
 
 @dataclass(frozen=True)
@@ -35,10 +41,17 @@ class Base:
 
     @property
     def public_name(self) -> str:
-        """The name under which others know the base: a catalog name, a hub id or a file's own name, never a path."""
-        name = self.model.name.removeprefix("hf:")
-        is_path = Path(name).expanduser().exists() or Path(name).is_absolute() or name.startswith((".", "~"))
-        return Path(name).stem if is_path or name.endswith(".gguf") else name
+        """The name under which others know the base: of the catalog, of the hub, or a file's own; never a path."""
+        name = self.model.name
+        if name.startswith("hf:"):
+            return "/".join(name.removeprefix("hf:").partition("@")[0].split("/")[:2])
+        return Path(name).stem if name.endswith(".gguf") else Path(name).name
+
+    @property
+    def pad_id(self) -> int:
+        """Padding carries no loss and is a document of its own, so any token serves where the model names none."""
+        pad = self.config.pad_token_id
+        return pad if isinstance(pad, int) and 0 <= pad < self.config.vocab_size else 0
 
     def to_json(self) -> dict[str, Any]:
         model = self.model
@@ -52,15 +65,16 @@ class Base:
             "licence": model.licence,
         }
 
-    @property
-    def pad_id(self) -> int:
-        pad = self.config.pad_token_id
-        return 0 if pad is None else int(pad)
 
-
-def open_base(recipe: Recipe, report: Reporter) -> Base:
-    model = resolve_base(recipe.model.name, recipe.model.quantization, report)
+def open_base(name: str, quantization: str, report: Reporter) -> Base:
+    model = resolve_base(name, quantization, report)
     return Base(model, load_config(model))
+
+
+def prepare_text(
+    paths: Sequence[Path], base: Base, settings: DataSettings, report: Reporter, cache_dir: Path | None = None
+) -> PreparedData:
+    return prepare_dataset(paths, base.model.config_dir, settings, cache_dir or cache_home() / "data", report)
 
 
 def lora_config(recipe: Recipe) -> LoraConfig:
@@ -73,3 +87,88 @@ def lora_config(recipe: Recipe) -> LoraConfig:
         use_rslora=lora.use_rslora,
         task_type="CAUSAL_LM",
     )
+
+
+def rows_per_step(recipe: Recipe) -> int:
+    """Where the plan chooses the micro-batch it only groups these rows; the mathematics stays that of single rows."""
+    micro_batch = recipe.training.micro_batch
+    return recipe.training.gradient_accumulation * (1 if micro_batch == "auto" else micro_batch)
+
+
+def cap_bytes(recipe: Recipe) -> int:
+    return recipe.memory.max_bytes or int(available_bytes() * _SHARE_OF_FREE)
+
+
+def workload(recipe: Recipe, data: PreparedData, steps: int, all_steps: int) -> Workload:
+    """`steps` of `all_steps` are to be trained."""
+    lengths = [int(rows.row_lengths.max()) for rows in (data.train, data.val) if len(rows)]
+    micro_batch = recipe.training.micro_batch
+    return Workload(
+        rows_per_step=min(rows_per_step(recipe), len(data.train)),
+        row_tokens=max(lengths),
+        tokens=data.train.tokens * recipe.training.epochs * steps // all_steps,
+        micro_batch=None if micro_batch == "auto" else micro_batch,
+        optimizer_bytes=_OPTIMIZER_BYTES[recipe.training.optimizer],
+    )
+
+
+def choose_plan(base: Base, lora: LoraConfig, work: Workload, cap: int) -> Plan:
+    """The fastest plan under the cap. Raises CapTooSmall where there is none."""
+    return make_plan(base.config, base.model.store, lora, work, machine_profile(), cap)
+
+
+def earlier_plan(saved: dict[str, Any], recipe: Recipe, cap: int) -> Plan | None:
+    """The plan of a run that is resumed, if it is to be kept: another one would add in another order, and the losses
+    would differ in their last digits. None where the cap was changed or the plan does not fit what is free now.
+    """
+    if saved["cap_bytes"] != cap and (recipe.memory.max is not None or saved["predicted_peak_bytes"] > cap):
+        return None
+    counts = saved["residences"]
+    return Plan(
+        micro_batch=saved["micro_batch"],
+        residences=tuple(kind for kind in ("dense", "packed", "streamed") for _ in range(counts[kind])),
+        kept_blocks=saved["kept_blocks"],
+        loss_tiles=LossTiles(**saved["loss_tiles"]),
+        compute_dtype=saved["compute_dtype"],
+        components=saved["components"],
+        rise_bytes=saved["rise_bytes"],
+        cap_bytes=cap,
+        tokens_per_s=saved["tokens_per_s"],
+        total_s=saved["total_s"],
+    )
+
+
+def build_planned(
+    base: Base, lora: LoraConfig, plan: Plan, device: torch.device, seed: int
+) -> tuple[EngineModel, PlannedModel]:
+    """Read the weights as the plan says. Raises UsageError where `lora` names no layer of the model."""
+    try:
+        model = build_model(
+            base.config,
+            base.model.store,
+            lora=lora,
+            residences=plan.residences,
+            dtype=plan.dtype,
+            device=device,
+            seed=seed,
+        )
+    except ValueError as error:
+        raise _not_buildable(error, lora, base) from error
+    return model, PlannedModel(model, plan, Guard(plan.cap_bytes, plan.rise_bytes))
+
+
+def find_device(name: str) -> torch.device:
+    """`auto`: a GPU where torch can use one, else the processor."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not available.get(name, False):
+        raise UsageError(f"--device {name}: torch finds none here; use --device cpu, or see `pocketft doctor`")
+    return torch.device(name)
+
+
+def _not_buildable(error: ValueError, lora: LoraConfig, base: Base) -> UsageError | ModelError:
+    reason = str(error).splitlines()[0]
+    if "target" in reason.lower():
+        return UsageError(f"lora.target_modules: {reason}")
+    return ModelError(f"{base.public_name} cannot be trained: {reason}")

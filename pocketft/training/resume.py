@@ -11,7 +11,7 @@ import torch
 
 from pocketft.errors import CheckpointError
 from pocketft.recipe import Recipe
-from pocketft.training.checkpoint import Checkpoint, discard_newer, newest_checkpoint, restore_checkpoint
+from pocketft.training.checkpoint import Checkpoint, newest_checkpoint, restore_checkpoint, settle
 from pocketft.training.events import Reporter, notice, truncate_log
 from pocketft.training.optimizer import NamedParameters
 from pocketft.training.run_folder import RunFolder
@@ -67,9 +67,9 @@ def restore_run(
     restore_checkpoint(checkpoint, parameters, optimizer)
     if checkpoint.best_adapter is not None:
         folder.restore_adapter(checkpoint.best_adapter)
-    discard_newer(folder.checkpoints, checkpoint.state.step)
     state = checkpoint.state
     truncate_log(folder.log, state.step, state.evaluated_step)
+    settle(checkpoint)
     return state
 
 

@@ -11,6 +11,7 @@ import shutil
 import signal
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from tests.training.test_loop import assert_same_run
@@ -61,15 +62,13 @@ def resume(path: Path) -> None:
 def main(folder: Path, every: int) -> None:
     undisturbed = folder / "undisturbed"
     assert in_child(lambda: ToyRun(undisturbed).run()) == 0
+    path = folder / "run"
     change = kills = 0
-    while True:
-        path = folder / "run"
-        shutil.rmtree(path, ignore_errors=True)
-        if in_child(lambda at=change: run_killed_at(path, at)) == 0:  # type: ignore[misc]
-            break
+    while in_child(partial(run_killed_at, path, change)) != 0:
         kills += 1
         assert in_child(lambda: resume(path)) == 0, f"cannot resume after a kill at change {change}"
         assert_same_run(path, undisturbed)
+        shutil.rmtree(path)
         change += every
     print(kills)
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from pocketft.errors import CheckpointError
-from pocketft.training.checkpoint import discard_newer, newest_checkpoint, restore_checkpoint, save_checkpoint
+from pocketft.training.checkpoint import newest_checkpoint, restore_checkpoint, save_checkpoint, settle
 from pocketft.training.optimizer import apply_step, make_optimizer
 from pocketft.training.state import TrainState
 from tests.training.toy import ToyModel
@@ -114,6 +114,8 @@ def test_a_kill_between_the_two_renames_of_a_replacement_loses_nothing(tmp_path:
     whole.rename(tmp_path / ".checkpoint-3.x1y2.old")
     found = newest_checkpoint(tmp_path, Kept())
     assert found is not None and found.state.step == 3
+    settle(found)
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-3"]
 
 
 def test_no_folder_and_an_empty_one_hold_no_checkpoint(tmp_path: Path) -> None:
@@ -124,7 +126,9 @@ def test_no_folder_and_an_empty_one_hold_no_checkpoint(tmp_path: Path) -> None:
 def test_damaged_ones_do_not_crowd_out_those_written_after_going_back(tmp_path: Path) -> None:
     save(tmp_path, 3)
     (save(tmp_path, 9) / "state.json").unlink()
-    discard_newer(tmp_path, 3)
+    found = newest_checkpoint(tmp_path, Kept())
+    assert found is not None
+    settle(found)
     save(tmp_path, 4)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-3", "checkpoint-4"]
 

@@ -1,0 +1,213 @@
+"""One training run from request to result: the one place where recipe, text, model, plan and loop meet.
+
+Knows the order in which they are needed, and nothing of how any of them works.
+"""
+
+from __future__ import annotations
+
+import copy
+import platform
+import time
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pocketft
+from pocketft.data.layout import DataSettings
+from pocketft.memory.guard import hard_limit
+from pocketft.memory.meter import peak_rss_bytes
+from pocketft.recipe import Recipe
+from pocketft.training.evaluate import EvalResult, evaluate
+from pocketft.training.events import Event, EventLog, Reporter, notice
+from pocketft.training.interrupt import StopRequest, stop_on_signals
+from pocketft.training.loop import Loop
+from pocketft.training.optimizer import make_optimizer
+from pocketft.training.preparation import (
+    Base,
+    build_planned,
+    cap_bytes,
+    choose_plan,
+    earlier_plan,
+    find_device,
+    lora_config,
+    open_base,
+    prepare_text,
+    rows_per_step,
+    workload,
+)
+from pocketft.training.resume import checkpoint_to_resume, restore_run, run_identity
+from pocketft.training.run_folder import RunFolder, RunInfo
+from pocketft.training.state import TrainState
+from pocketft.training.step_order import StepOrder
+
+if TYPE_CHECKING:
+    from peft import LoraConfig
+
+    from pocketft.data.dataset import PreparedData
+    from pocketft.memory.planner import Plan
+    from pocketft.training.checkpoint import Checkpoint
+
+__all__ = ["EvalResult", "TrainRequest", "TrainResult", "evaluate", "plan", "train"]
+
+_PACKAGES = ("torch", "transformers", "peft", "bitsandbytes")  # versions that a result may depend on
+
+
+@dataclass(frozen=True)
+class TrainRequest:
+    data: tuple[Path, ...]
+    recipe: Recipe
+    output: Path
+    resume: bool = False
+    force: bool = False
+    max_steps: int | None = None
+    max_time_s: float | None = None
+    device: str = "auto"
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """The object of `train --json`. `tokens` and `steps` are the run's, from its first start."""
+
+    loss: float | None
+    eval_loss: float | None
+    base_eval_loss: float | None
+    tokens: int
+    steps: int
+    tokens_per_s: float
+    peak_bytes: int
+    predicted_peak_bytes: int
+    cap_bytes: int
+    adapter: str
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """All that is known before a weight is read."""
+
+    base: Base
+    data: PreparedData
+    order: StepOrder
+    lora: LoraConfig
+    identity: dict[str, Any]
+    checkpoint: Checkpoint | None
+    plan: Plan
+
+
+def plan(request: TrainRequest, report: Reporter) -> Plan:
+    """How the run would be trained and what that would cost. Writes nothing and reads no weight."""
+    return _prepare(request, report).plan
+
+
+def train(request: TrainRequest, report: Reporter) -> TrainResult:
+    """Train as requested; the adapter is then in `request.output`.
+
+    Raises Interrupted after SIGINT or SIGTERM and MemoryCapError from the guard, both with a checkpoint saved.
+    """
+    started = time.monotonic()
+    with stop_on_signals() as stop:
+        device = find_device(request.device)
+        prepared = _prepare(request, report)
+        with hard_limit(prepared.plan.cap_bytes):
+            return _run(request, prepared, device, started, stop, report)
+
+
+def _prepare(request: TrainRequest, report: Reporter) -> _Prepared:
+    recipe, folder = request.recipe, RunFolder(request.output)
+    folder.check(resume=request.resume, force=request.force)
+    base = open_base(recipe.model.name, recipe.model.quantization, report)
+    settings = DataSettings(
+        recipe.data.max_seq_length, recipe.data.val_split, recipe.data.packing, recipe.training.seed
+    )
+    data = prepare_text(request.data, base, settings, report)
+    identity = run_identity(recipe, base.to_json(), data.key)
+    checkpoint = checkpoint_to_resume(folder, identity, report) if request.resume else None
+    order = StepOrder(data.train.row_lengths, rows_per_step(recipe), recipe.training.epochs, recipe.training.seed)
+    steps = order.steps if request.max_steps is None else min(order.steps, request.max_steps)
+    lora, cap = lora_config(recipe), cap_bytes(recipe)
+    chosen = earlier_plan(checkpoint.plan, recipe, cap) if checkpoint is not None else None
+    if chosen is None:
+        chosen = choose_plan(base, copy.deepcopy(lora), workload(recipe, data, steps, order.steps), cap)
+        if checkpoint is not None:
+            notice(report, "the memory cap is another one, so the plan is too: losses may differ in their last digits")
+    report({"event": "plan", **chosen.to_json()})
+    return _Prepared(base, data, order, lora, identity, checkpoint, chosen)
+
+
+def _run(
+    request: TrainRequest,
+    prepared: _Prepared,
+    device: Any,
+    started: float,
+    stop: StopRequest,
+    report: Reporter,
+) -> TrainResult:
+    recipe, base, chosen = request.recipe, prepared.base, prepared.plan
+    model, planned = build_planned(base, prepared.lora, chosen, device, recipe.training.seed)
+    optimizer = make_optimizer(planned.parameters(), recipe.training.optimizer, recipe.training.weight_decay)
+    folder = RunFolder(request.output)
+    info = RunInfo(base=base.to_json(), plan=chosen.to_json(), versions=_versions())
+    with ExitStack() as stack:
+        stack.callback(model.close)
+        state = TrainState()
+        if prepared.checkpoint is None:
+            folder.start(info, _resolved(recipe, base).to_yaml())
+        log = stack.enter_context(EventLog(folder.log))
+        if prepared.checkpoint is not None:
+            state = restore_run(folder, prepared.checkpoint, planned.parameters(), optimizer)
+
+        def tell(event: Event) -> None:
+            log.write(event)
+            report(event)
+
+        log.write({"event": "plan", **chosen.to_json()})
+        loop = Loop(
+            model=planned,
+            optimizer=optimizer,
+            data=prepared.data,
+            order=prepared.order,
+            recipe=recipe,
+            folder=folder,
+            info=info,
+            lora=prepared.lora,
+            identity=prepared.identity,
+            pad_id=base.pad_id,
+            cap_bytes=chosen.cap_bytes,
+            stop=stop,
+            report=tell,
+            state=state,
+            max_steps=request.max_steps,
+            deadline=None if request.max_time_s is None else started + request.max_time_s,
+        )
+        state = loop.run()
+        result = _result(state, loop.speed.tokens_per_s, chosen, str(request.output))
+        log.write({"event": "done", **asdict(replace(result, adapter="."))})  # the log may be shared: no path
+        report({"event": "done", **asdict(result)})
+    return result
+
+
+def _result(state: TrainState, tokens_per_s: float, chosen: Plan, adapter: str) -> TrainResult:
+    return TrainResult(
+        loss=state.loss,
+        eval_loss=state.best_eval_loss,
+        base_eval_loss=state.base_eval_loss,
+        tokens=state.tokens,
+        steps=state.step,
+        tokens_per_s=round(tokens_per_s, 2),
+        peak_bytes=peak_rss_bytes(),
+        predicted_peak_bytes=chosen.predicted_peak_bytes,
+        cap_bytes=chosen.cap_bytes,
+        adapter=adapter,
+    )
+
+
+def _resolved(recipe: Recipe, base: Base) -> Recipe:
+    """With the model's name as it is found from everywhere: a relative path is made absolute."""
+    model = recipe.model.model_copy(update={"name": base.model.name})
+    return recipe.model_copy(update={"model": model})
+
+
+def _versions() -> dict[str, str]:
+    packages = {name: version(name) for name in _PACKAGES}
+    return {"pocketft": pocketft.__version__, "python": platform.python_version(), **packages}
