@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -21,7 +22,7 @@ from pocketft.data.borders import NONE, PARAGRAPH, PART_CHARS, SENTENCE, part_en
 from pocketft.data.chat import CannotFollow, ChatTemplate, RenderedChat, plain_template
 from pocketft.data.documents import Document, ReadReport
 from pocketft.data.layout import DOCUMENT, LEVEL_SHIFT, LOSS_BIT
-from pocketft.data.tokenizer import TextTokenizer, load_text_tokenizer
+from pocketft.data.tokenizer import Encoded, TextTokenizer, load_text_tokenizer
 from pocketft.data.tokenizer_files import chat_template_source
 from pocketft.files import write_json
 
@@ -35,6 +36,15 @@ class _Part:
     text: str
     last: bool
     key: int | None  # on the first part of a document
+
+
+@dataclass(frozen=True)
+class _Chat:
+    """A conversation, waiting to be tokenized in `parts`: (offset in its text, words)."""
+
+    chat: RenderedChat
+    key: int
+    parts: tuple[tuple[int, str], ...]
 
 
 def write_tokens(documents: Iterable[Document], tokenizer_dir: Path, folder: Path, report: ReadReport) -> None:
@@ -77,57 +87,69 @@ class _TokenWriter:
             self._stack.enter_context((folder / name).open("wb"))
             for name in ("tokens.i32", "marks.u8", "documents.bin")
         )
-        self._waiting: list[_Part] = []
+        self._waiting: list[_Part | _Chat] = []
         self._waiting_chars = 0
         self._key, self._start, self._loss = 0, 0, 0  # of the document being written
         self.documents = self.chats = self.tokens = self.loss_tokens = 0
 
     def add_part(self, part: _Part) -> None:
-        self._waiting.append(part)
-        self._waiting_chars += len(part.text)
-        if self._waiting_chars >= BATCH_CHARS:
-            self.flush()
+        self._wait(part, len(part.text))
 
     def add_chat(self, chat: RenderedChat, key: int) -> None:
-        self.flush()
-        ids, marks = self._chat_tokens(chat)
-        prefix = self._tokenizer.prefix
-        framed = bool(prefix) and tuple(ids[: len(prefix)]) == prefix  # the template writes it; rows add it again
-        skip = len(prefix) if framed else 0
-        self._begin(key)
-        self._write(ids[skip:], marks[skip:])
-        self._end(framed)
-        self.chats += 1
-
-    def flush(self) -> None:
-        """Tokenize and write the waiting parts of plain texts. Control words in them stay text."""
-        waiting, self._waiting, self._waiting_chars = self._waiting, [], 0
-        encodings = self._tokenizer.encode([part.text for part in waiting], control=False)
-        for part, encoded in zip(waiting, encodings, strict=True):
-            if part.key is not None:
-                self._begin(part.key)
-            levels = token_levels(part.text, encoded.starts, encoded.ends)
-            self._write(encoded.ids, levels << LEVEL_SHIFT | LOSS_BIT)
-            if part.last:
-                end = np.array(self._tokenizer.end, dtype=np.int32)
-                self._write(end, np.full(len(end), NONE << LEVEL_SHIFT | LOSS_BIT))
-                self._end(framed=bool(self._tokenizer.prefix))
-
-    def _chat_tokens(self, chat: RenderedChat) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
-        """Ids and marks of a whole conversation; the best borders are those behind an assistant's turn."""
         parts, at = [], 0
         while at < len(chat.text):
             end = at + part_end(chat.text[at : at + PART_CHARS + 1], PART_CHARS)
             parts.append((at, chat.text[at:end]))
             at = end
+        self._wait(_Chat(chat, key, tuple(parts)), len(chat.text))
+
+    def flush(self) -> None:
+        """Tokenize and write what waits. Control words count in chats; in plain texts they stay text."""
+        waiting, self._waiting, self._waiting_chars = self._waiting, [], 0
+        plain = [item.text for item in waiting if isinstance(item, _Part)]
+        said = [text for item in waiting if isinstance(item, _Chat) for _, text in item.parts]
+        encoded_plain = iter(self._tokenizer.encode(plain, control=False))
+        encoded_said = iter(self._tokenizer.encode(said, control=True))
+        for item in waiting:
+            if isinstance(item, _Part):
+                self._write_part(item, next(encoded_plain))
+            else:
+                self._write_chat(item, list(islice(encoded_said, len(item.parts))))
+
+    def _wait(self, item: _Part | _Chat, chars: int) -> None:
+        self._waiting.append(item)
+        self._waiting_chars += chars
+        if self._waiting_chars >= BATCH_CHARS:
+            self.flush()
+
+    def _write_part(self, part: _Part, encoded: Encoded) -> None:
+        if part.key is not None:
+            self._begin(part.key)
+        levels = token_levels(part.text, encoded.starts, encoded.ends)
+        self._write(encoded.ids, levels << LEVEL_SHIFT | LOSS_BIT)
+        if part.last:
+            end = np.array(self._tokenizer.end, dtype=np.int32)
+            self._write(end, np.full(len(end), NONE << LEVEL_SHIFT | LOSS_BIT))
+            self._end(framed=bool(self._tokenizer.prefix))
+
+    def _write_chat(self, item: _Chat, encodings: list[Encoded]) -> None:
+        ids, marks = self._chat_tokens(item, encodings)
+        prefix = self._tokenizer.prefix
+        framed = bool(prefix) and tuple(ids[: len(prefix)]) == prefix  # the template writes it; rows add it again
+        skip = len(prefix) if framed else 0
+        self._begin(item.key)
+        self._write(ids[skip:], marks[skip:])
+        self._end(framed)
+        self.chats += 1
+
+    def _chat_tokens(self, item: _Chat, encodings: list[Encoded]) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:
+        """Ids and marks of a whole conversation; the best borders are those behind an assistant's turn."""
         all_ids, all_marks = [], []
-        for (offset, text), encoded in zip(
-            parts, self._tokenizer.encode([text for _, text in parts], control=True), strict=True
-        ):
+        for (offset, text), encoded in zip(item.parts, encodings, strict=True):
             levels = np.minimum(token_levels(text, encoded.starts, encoded.ends), SENTENCE)
             starts, ends = encoded.starts + offset, encoded.ends + offset
             learned = np.zeros(len(starts), dtype=bool)
-            for start, end in chat.learned:
+            for start, end in item.chat.learned:
                 learned |= (ends > start) & (starts < end)
                 behind = int(np.searchsorted(starts, end))
                 while behind < len(starts) and text[starts[behind] - offset : ends[behind] - offset].isspace():
@@ -136,7 +158,7 @@ class _TokenWriter:
                     levels[behind] = PARAGRAPH
             all_ids.append(encoded.ids)
             all_marks.append((levels << LEVEL_SHIFT | learned).astype(np.uint8))
-        if not chat.text.endswith(self._tokenizer.added_words):  # a template without an end-of-turn mark
+        if not item.chat.text.endswith(self._tokenizer.added_words):  # a template without an end-of-turn mark
             end_ids = np.array(self._tokenizer.end, dtype=np.int32)
             all_ids.append(end_ids)
             all_marks.append(np.full(len(end_ids), LOSS_BIT, dtype=np.uint8))
