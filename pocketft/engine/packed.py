@@ -201,10 +201,17 @@ def _write_nf4(packed: PackedTensor, out: Tensor) -> None:
     if out.device.type in ("cpu", "cuda"):
         kernel = _nf4_kernel()
         out.copy_(kernel(codes.contiguous(), absmax.contiguous(), packed.group_size, "nf4", out.shape, out.dtype))
-        return
-    table = _nf4_table().to(out.device)
+    else:
+        out.copy_(_nf4_by_table(codes, absmax).view(out.shape))
+
+
+def _nf4_by_table(codes: Tensor, absmax: Tensor) -> Tensor:
+    """The same values by plain operations, for devices without a kernel; (rows, blocks, group) float32."""
+    from bitsandbytes.functional import get_4bit_type
+
+    table = get_4bit_type("nf4", device="cpu").to(codes.device)
     values = torch.stack((table[(codes >> 4).long()], table[(codes & 0x0F).long()]), dim=-1)  # (rows, i/2, 2)
-    out.copy_((values.view(*absmax.shape, packed.group_size) * absmax.unsqueeze(-1)).view(out.shape))
+    return values.view(*absmax.shape, -1) * absmax.unsqueeze(-1)
 
 
 def _nf4_kernel():  # type: ignore[no-untyped-def]  # a torch operator overload
@@ -213,12 +220,6 @@ def _nf4_kernel():  # type: ignore[no-untyped-def]  # a torch operator overload
     import bitsandbytes  # noqa: F401  registers the operator
 
     return torch.ops.bitsandbytes.dequantize_4bit.default
-
-
-def _nf4_table() -> Tensor:
-    from bitsandbytes.functional import get_4bit_type
-
-    return get_4bit_type("nf4", device="cpu")
 
 
 _WRITERS = {"int8": _write_int8, "nf4": _write_nf4, "affine4": _write_affine, "affine8": _write_affine}
