@@ -83,12 +83,13 @@ def locate_prepared(name: str) -> Location:
 
 
 def _unknown(name: str) -> str:
-    if os.sep in name or name.startswith((".", "~")) or name.endswith((".gguf", ".safetensors")):
+    is_path = name.startswith((".", "~", os.sep)) or name.endswith((".gguf", ".safetensors"))
+    if not is_path and name.count("/") == 1:
+        return f"no base model at {name}: there is no such folder; for the hub repository of that name write hf:{name}"
+    if is_path or os.sep in name:
         return f"no base model at {name}: there is no such file or folder; check the path"
     near = difflib.get_close_matches(name, catalog(), n=1)
     hint = f"did you mean {near[0]}?" if near else f"known names are {', '.join(catalog())}"
-    if name.count("/") == 1:
-        hint = f"for the hub repository of that name write hf:{name}"
     return f"no base model is called {name!r}; {hint}; a .gguf file, a folder or hf:owner/name will do as well"
 
 

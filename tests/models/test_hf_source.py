@@ -194,6 +194,10 @@ def test_a_hub_repository_is_prepared_from_its_snapshot(tmp_path: Path, monkeypa
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
     store, events = prepared_store(Path("hf:owner/tiny@main"), "bf16")
     assert asked == [("owner/tiny", "main")]
-    assert (store.info["revision"], store.info["licence"], store.info["name"]) == ("abc123", "mit", "hf:owner/tiny@main")
+    assert (store.info["revision"], store.info["licence"], store.info["name"]) == (
+        "abc123",
+        "mit",
+        "hf:owner/tiny@main",
+    )
     assert any("hub" in event["message"] for event in events if event["event"] == "notice")
     assert hf_source.weight_files(snapshot)
