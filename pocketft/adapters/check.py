@@ -1,22 +1,29 @@
 """Scoring a merge on held-out text: against the base, against each adapter, and against the merge without each
 adapter.
 
-How a score is computed is not known here: `score` takes adapter states (None is the bare base) and returns the mean
-loss of each, in their order. States come as an iterator, so that only one merge exists at a time.
+How a score is computed is not known here: a `Scorer` is handed in. Candidates come as an iterator, so that only one
+merge exists at a time.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pocketft.adapters import robust
-from pocketft.adapters.merge import MergedAdapter, MergeSettings, merge_states
-from pocketft.adapters.state import AdapterState
+from torch import Tensor
 
-Scorer = Callable[[Iterable[AdapterState | None]], Sequence[float]]
+from pocketft.adapters import robust
+from pocketft.adapters.merge import FACTOR_WISE, MergedAdapter, MergeSettings, merge_states
+from pocketft.adapters.state import AdapterInfo, AdapterState, folded
+from pocketft.errors import UsageError
+
+FoldedFactors = Mapping[str, tuple[Tensor, Tensor]]
+
+# Takes the largest rank that each module will have, and adapters as factors with their scaling inside B ({} is the
+# bare base); returns the mean loss of each, in their order.
+Scorer = Callable[[Mapping[str, int], Iterable[FoldedFactors]], Sequence[float]]
 
 # Leaving an adapter out must help by more than this part of the loss before the adapter is said to hurt.
 _NOTABLE_GAIN = 0.001
@@ -61,17 +68,22 @@ class CheckReport:
 def check_merge(
     states: Sequence[AdapterState], merged: MergedAdapter, settings: MergeSettings, score: Scorer
 ) -> CheckReport:
+    _refuse_unscorable([state.info for state in states])
     leave_one_out = len(states) > 1
+    ranks = dict.fromkeys(merged.info.modules, max(merged.info.max_rank, *(state.info.max_rank for state in states)))
+    # The merge without one adapter gets no more rank than the merge with it had.
+    if settings.method not in FACTOR_WISE:
+        clip = settings.clip_limit or "none"
+        settings = replace(settings, rank=merged.report.rank, energy=None, lossless=False, clip=clip)
 
-    def candidates() -> Iterator[AdapterState | None]:
-        yield None
-        yield merged
-        yield from states
+    def candidates() -> Iterator[FoldedFactors]:
+        yield {}
+        yield folded(merged)
+        yield from (folded(state) for state in states)
         if leave_one_out:
-            for index in range(len(states)):
-                yield _without(states, settings, index)
+            yield from (folded(_without(states, settings, index)) for index in range(len(states)))
 
-    losses = list(score(candidates()))
+    losses = list(score(ranks, candidates()))
     labels = [state.info.label for state in states]
     adapters = losses[2 : 2 + len(states)]
     without = losses[2 + len(states) :]
@@ -95,6 +107,13 @@ def _without(states: Sequence[AdapterState], settings: MergeSettings, index: int
     if len(others) == 1:
         return others[0]
     return merge_states(others, replace(settings, weights=weights, robust=rule))
+
+
+def _refuse_unscorable(infos: Sequence[AdapterInfo]) -> None:
+    for info in infos:
+        odd = [name for name, module in info.modules.items() if module.kind != "linear"] + list(info.extras)
+        if odd:
+            raise UsageError(f"--check scores factors of linear layers only, and {info.label} also changes {odd[0]}")
 
 
 def _or_worst(loss: float) -> float:

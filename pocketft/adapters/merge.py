@@ -28,7 +28,7 @@ from pocketft.errors import AdapterError, UsageError
 
 MergeMethod = Literal["exact", "fedavg", "ffa", "ties", "dare"]
 METHODS: tuple[MergeMethod, ...] = ("exact", "fedavg", "ffa", "ties", "dare")
-_FACTOR_WISE = ("fedavg", "ffa")
+FACTOR_WISE = ("fedavg", "ffa")
 
 DEFAULT_ENERGY = 0.99
 _MAX_GRAM_BYTES = 2 << 30
@@ -177,7 +177,7 @@ def _check_settings(settings: MergeSettings, count: int) -> None:
     cuts = [settings.rank is not None, settings.energy is not None, settings.lossless]
     if sum(cuts) > 1:
         raise UsageError("--rank, --energy and --lossless each decide the rank; give one of them")
-    if any(cuts) and settings.method in _FACTOR_WISE:
+    if any(cuts) and settings.method in FACTOR_WISE:
         raise UsageError(
             f"{settings.method} keeps the rank of its adapters; --rank, --energy and --lossless are for the others"
         )
@@ -259,7 +259,7 @@ def _listed(ranks: tuple[int, ...]) -> str:
 def _rank(
     combinations: Sequence[Combination], settings: MergeSettings, infos: Sequence[AdapterInfo], notices: list[str]
 ) -> int:
-    if settings.method in _FACTOR_WISE:
+    if settings.method in FACTOR_WISE:
         return max(combination.rank for combination in combinations)
     highest = max(1, *(combination.rank for combination in combinations))
     if settings.lossless:

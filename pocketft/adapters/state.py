@@ -11,8 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-import torch
-from torch import Tensor
+from torch import Size, Tensor
 
 PEFT_PREFIX = "base_model.model."
 
@@ -81,7 +80,7 @@ class AdapterInfo:
 
     @property
     def parameters(self) -> int:
-        extra = sum(torch.Size(shape).numel() for shape in self.extras.values())
+        extra = sum(Size(shape).numel() for shape in self.extras.values())
         return extra + sum(module.parameters for module in self.modules.values())
 
 
@@ -127,22 +126,7 @@ def natural_order(name: str) -> list[tuple[bool, int, str]]:
     return [(part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in name.split(".")]
 
 
-def unit_state_dict(state: AdapterState, rank: int | None = None) -> dict[str, Tensor]:
-    """The adapter under PEFT's names with its scaling folded into B, for a LoRA configured with `lora_alpha == r ==
-    rank`.
-
-    Modules of a lower rank are filled up with zeros, so that adapters of any ranks and alphas fit one loaded model.
-    """
-    rank = rank or state.info.max_rank
-    tensors: dict[str, Tensor] = {}
-    for name, module in state.info.modules.items():
-        factors = state.factors(name)
-        a_name, b_name = module.tensor_names()
-        missing = rank - module.rank
-        if missing < 0:
-            raise ValueError(f"{name} has rank {module.rank}, more than {rank}")
-        tensors[a_name] = torch.nn.functional.pad(factors.a, (0, 0, 0, missing))
-        tensors[b_name] = torch.nn.functional.pad(factors.scaling * factors.b, (0, missing))
-    for name in state.info.extras:
-        tensors[name] = state.extra(name)
-    return tensors
+def folded(state: AdapterState) -> dict[str, tuple[Tensor, Tensor]]:
+    """Module to A (rank, in) and B (out, rank) with the scaling inside B, all in memory."""
+    found = {name: state.factors(name) for name in state.info.modules}
+    return {name: (factors.a, factors.b * factors.scaling) for name, factors in found.items()}
