@@ -1,7 +1,7 @@
-"""Tiny random models to test on: transformers configurations, safetensors folders and GGUF files, with a real tokenizer.
+"""Tiny random models to test on: transformers configurations, safetensors folders, GGUF files, a real tokenizer.
 
-Everything is a few hundred kB and made in well under a second. A GGUF is written the way llama.cpp's converter does (rows
-of q and k reordered for Llama, one added to Gemma's norms), so reading it back has something to undo.
+Everything is a few hundred kB and made in well under a second. A GGUF is written the way llama.cpp's converter does
+(rows of q and k reordered for Llama, one added to Gemma's norms), so reading it back has something to undo.
 """
 
 from __future__ import annotations

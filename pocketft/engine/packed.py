@@ -149,19 +149,13 @@ def _write_int8(packed: PackedTensor, out: Tensor) -> None:
 
 def _write_affine(packed: PackedTensor, out: Tensor) -> None:
     values = _float_target(out)
-    scale, minimum = _group_scales(packed)  # (rows, groups) float32
-    codes = packed.parts["codes"]
     if packed.kind == "affine4":
-        low = _low_groups(packed.shape[1], packed.group_size)
-        split = low * packed.group_size
-        # The high nibble stays where it is, worth 16 times as much; its scale is a sixteenth. Powers of two are exact.
-        _unpack_nibble(codes, 0x0F, packed.zero_point, values[:, :split])
-        _unpack_nibble(codes[:, : packed.shape[1] - split], 0xF0, packed.zero_point * 16, values[:, split:])
-        scale[:, low:] *= 0.0625
+        values.copy_(_unpack_nibbles(packed))
     else:
-        values.copy_(codes)
+        values.copy_(packed.parts["codes"])
         if packed.zero_point:
             values.sub_(packed.zero_point)
+    scale, minimum = _group_scales(packed)  # (rows, groups) float32
     grouped = values.view(*scale.shape, packed.group_size)  # (rows, groups, group)
     grouped.mul_(scale.unsqueeze(-1))
     if minimum is not None:
@@ -170,12 +164,16 @@ def _write_affine(packed: PackedTensor, out: Tensor) -> None:
         out.copy_(values)
 
 
-def _unpack_nibble(codes: Tensor, mask: int, zero_point: int, values: Tensor) -> None:
-    nibbles = _scratch_tensor("nibbles", torch.uint8, codes.numel(), codes.device).view(codes.shape)
-    torch.bitwise_and(codes, mask, out=nibbles)
-    if zero_point:
-        nibbles = nibbles.sub_(zero_point).view(torch.int8)  # wraps around to the signed value
-    values.copy_(nibbles)
+def _unpack_nibbles(packed: PackedTensor) -> Tensor:
+    """The codes of an affine4 tensor, one per byte and less the zero point, in a scratch: (rows, columns)."""
+    packed_codes, (rows, columns) = packed.parts["codes"], packed.shape
+    codes = _scratch_tensor("codes", torch.uint8, rows * columns, packed.device).view(rows, columns)
+    split = _low_groups(columns, packed.group_size) * packed.group_size
+    torch.bitwise_and(packed_codes, 0x0F, out=codes[:, :split])
+    torch.bitwise_right_shift(packed_codes[:, : columns - split], 4, out=codes[:, split:])
+    if packed.zero_point:
+        codes = codes.sub_(packed.zero_point).view(torch.int8)  # wraps around to the signed difference
+    return codes
 
 
 def _group_scales(packed: PackedTensor) -> tuple[Tensor, Tensor | None]:
