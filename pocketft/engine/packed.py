@@ -177,14 +177,14 @@ def _unpack_nibbles(packed: PackedTensor) -> Tensor:
 
 
 def _group_scales(packed: PackedTensor) -> tuple[Tensor, Tensor | None]:
-    """Scale and minimum of each group, (rows, groups), fresh float32 tensors."""
+    """Scale and minimum of each group, (rows, groups), float32."""
     parts = packed.parts
-    scale = parts["scale"].to(torch.float32, copy=True)
-    minimum = parts["minimum"].to(torch.float32, copy=True) if "minimum" in parts else None
+    scale = parts["scale"].float()
+    minimum = parts["minimum"].float() if "minimum" in parts else None
     if "scale_codes" in parts:
         scale = _second_level(scale, parts["scale_codes"])
         if minimum is not None:
-            minimum = _second_level(minimum.neg_(), parts["minimum_codes"])
+            minimum = _second_level(minimum, parts["minimum_codes"]).neg_()
     return scale, minimum
 
 
