@@ -84,7 +84,8 @@ def _speed() -> dict[str, Any]:
     """What training has to do most, measured: the same figures that plans are made with."""
     from pocketft.memory.profile import machine_profile
 
-    return dataclasses.asdict(machine_profile())
+    profile = machine_profile()
+    return {**dataclasses.asdict(profile), "compute_dtype": profile.compute_dtype}
 
 
 def _accelerators() -> list[str]:

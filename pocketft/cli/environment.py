@@ -1,11 +1,14 @@
-"""What the libraries below are told through the environment, before any of them is imported.
+"""What the libraries below are told before any of them is imported.
 
 Only defaults: a variable that the person has set stays as it is.
 """
 
 from __future__ import annotations
 
+import logging
 import os
+import sys
+import warnings
 
 _DEFAULTS = {
     # Nothing is sent anywhere: neither usage figures nor the user agent that carries them.
@@ -15,7 +18,6 @@ _DEFAULTS = {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "TRANSFORMERS_VERBOSITY": "error",
     "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
-    "BITSANDBYTES_NOWELCOME": "1",
     # Tokenizer threads would compete with the matrix products for the cores, and warn at every fork.
     "TOKENIZERS_PARALLELISM": "false",
 }
@@ -30,6 +32,13 @@ def set_defaults() -> None:
         if name not in os.environ:
             os.environ[name] = value
             _ours.add(name)
+    # On processors with AVX512-BF16 bitsandbytes, when imported, looks for a kernel on the hub and warns that it found
+    # none. Being offline it does not look, and that kernel is not one we use.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    if not sys.warnoptions:  # set by -W and PYTHONWARNINGS
+        # Our libraries telling each other what they will rename is nothing that the person can act on.
+        warnings.simplefilter("ignore", FutureWarning)
+        warnings.simplefilter("ignore", DeprecationWarning)
 
 
 def allow_hub_for(model_name: str) -> None:

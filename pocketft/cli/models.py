@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -40,7 +40,13 @@ def show_list(*, as_json: bool) -> None:
     table(
         ["model", "size", "licence", "here", "what it is"],
         [
-            (model.name, format_size(model.size_bytes), model.licence, "yes" if model.cached else "", model.summary)
+            (
+                model.name + (" *" if model.default else ""),
+                format_size(model.size_bytes),
+                model.licence,
+                "yes" if model.cached else "no",
+                model.summary,
+            )
             for model in models
         ],
     )
@@ -67,7 +73,7 @@ def pull(
     if json:
         print_json(model)
     else:
-        notice(f"{name} is ready")
+        show_described(model)
 
 
 @models_app.command()
@@ -79,7 +85,16 @@ def show(name: Name, json: options.Json = False) -> None:
     if json:
         print_json(described)
     else:
-        facts([(key.replace("_", " "), value) for key, value in described.items()])
+        show_described(described)
+
+
+def show_described(described: dict[str, Any]) -> None:
+    facts(
+        [
+            (key.replace("_bytes", "").replace("_", " "), format_size(value) if key.endswith("_bytes") else value)
+            for key, value in described.items()
+        ]
+    )
 
 
 @models_app.command()

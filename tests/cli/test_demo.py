@@ -1,0 +1,74 @@
+"""demo: the sample notes under a cap, then the same questions before and after."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+import types
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from pocketft.samples import QUESTIONS
+from tests.cli.run_cli import Ran, Result, Session
+
+
+class Chat:
+    use_adapter = True
+    heard = 0
+
+    def reply(self, text: str) -> Iterator[str]:
+        self.heard += 1
+        yield f"{'Ottilie' if self.use_adapter else 'Assistant'}\nhere, {self.heard}."
+        yield from (" more" for _ in range(10_000))
+
+    def reset(self) -> None:
+        self.heard = 0
+
+
+@pytest.fixture
+def chat(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Path, int]]:
+    opened: list[tuple[Path, int]] = []
+    module = types.ModuleType("pocketft.chat")
+
+    def open_chat(run: Path, memory_cap_bytes: int) -> Chat:
+        opened.append((run, memory_cap_bytes))
+        return Chat()
+
+    module.open_chat = open_chat  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "pocketft.chat", module)
+    return opened
+
+
+def test_demo_trains_on_the_samples_and_compares(
+    pocketft: Callable[..., Ran], session: Session, chat: list[tuple[Path, int]]
+) -> None:
+    session.result = dataclasses.replace(Result(), adapter="runs/demo-x")
+    ran = pocketft("demo", "--json")
+    assert ran.code == 0, ran.err
+    request = session.request
+    assert request is not None
+    assert request.data[0].is_dir() and request.recipe.memory.max_bytes == 1 << 30
+    assert request.max_time_s is not None and request.max_time_s < 300
+    assert request.output.parent == Path("runs")
+    assert chat == [(Path("runs/demo-x"), 700 << 20)]
+    shown = json.loads(ran.out)
+    assert shown["eval_loss"] < shown["base_eval_loss"]
+    assert [answer["question"] for answer in shown["answers"]] == list(QUESTIONS)
+    for answer in shown["answers"]:
+        assert answer["before"].startswith("Assistant here, 1.") and answer["after"].startswith("Ottilie here, 1.")
+        assert len(answer["after"]) < 1000
+
+
+def test_demo_for_people_names_the_cap_it_was_given(
+    pocketft: Callable[..., Ran], session: Session, chat: list[tuple[Path, int]]
+) -> None:
+    ran = pocketft("demo", "--memory", "800MB", "--output", "here", "--seed", "3")
+    assert session.request is not None
+    assert session.request.recipe.memory.max_bytes == 800 << 20
+    assert (session.request.output, session.request.recipe.training.seed) == (Path("here"), 3)
+    for question in QUESTIONS:
+        assert f"? {question}\n  before: Assistant here, 1." in ran.out
+    assert "held-out loss" in ran.out
