@@ -36,6 +36,10 @@ class DataSection(_Section):
     max_seq_length: int = Field(512, ge=16, le=131_072, description="tokens in one row")
     val_split: float = Field(0.05, ge=0, le=0.5, description="part of the documents held out; 0 holds none out")
     packing: bool = Field(True, description="put several short documents in one row")
+    me: str | None = Field(
+        None, min_length=1, description="your name in chats and mail, several with commas; by default it is guessed"
+    )
+    column: str | None = Field(None, min_length=1, description="the column of a CSV or TSV file that holds the text")
 
 
 class LoraSection(_Section):

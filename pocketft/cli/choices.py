@@ -35,6 +35,8 @@ class Choices:
     resume: bool = False
     force: bool = False
     device: str = "auto"
+    me: str | None = None
+    column: str | None = None
 
     def request(self) -> TrainRequest:
         """Everything checked that can be checked before the first heavy import."""
@@ -65,7 +67,13 @@ class Choices:
         if name is None and self.resume and self.output is not None:
             kept = Path(self.output) / "recipe.yaml"
             name = kept if kept.is_file() else None
-        flags = {"model.name": self.model, "memory.max": self.memory, "training.seed": self.seed}
+        flags = {
+            "model.name": self.model,
+            "data.me": self.me,
+            "data.column": self.column,
+            "memory.max": self.memory,
+            "training.seed": self.seed,
+        }
         recipe = load_recipe(name, self.overrides, flags)
         allow_hub_for(recipe.model.name)
         return recipe

@@ -33,6 +33,10 @@ Model = Annotated[str | None, _recipe_option("--model", metavar="M", help=_MODEL
 Memory = Annotated[str | None, _recipe_option("--memory", metavar="SIZE", help=_MEMORY)]
 RecipeName = Annotated[str | None, _recipe_option("--recipe", metavar="R", help=_RECIPE)]
 Overrides = Annotated[list[str] | None, _recipe_option("--set", metavar="KEY=VALUE", help=_SET)]
+Me = Annotated[
+    str | None, _recipe_option("--me", metavar="NAME", help="Your name in chats and mail: the voice to learn.")
+]
+Column = Annotated[str | None, _recipe_option("--column", metavar="NAME", help="The column of CSV files to read.")]
 Seed = Annotated[int | None, _recipe_option("--seed", metavar="N", help="For the order and the initial weights.")]
 
 Output = Annotated[

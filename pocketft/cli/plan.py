@@ -17,6 +17,8 @@ def plan(
     memory: options.Memory = None,
     recipe: options.RecipeName = None,
     overrides: options.Overrides = None,
+    me: options.Me = None,
+    column: options.Column = None,
     seed: options.Seed = None,
     output: options.Output = None,
     max_steps: options.MaxSteps = None,
@@ -29,7 +31,20 @@ def plan(
     """Show what a run would use, and train nothing."""
     show_plan(
         Choices(
-            data, model, memory, recipe, overrides or (), seed, output, max_steps, max_time, resume, force, device.value
+            data,
+            model,
+            memory,
+            recipe,
+            overrides or (),
+            seed,
+            output,
+            max_steps,
+            max_time,
+            resume,
+            force,
+            device.value,
+            me,
+            column,
         ),
         as_json=json,
     )

@@ -21,6 +21,8 @@ def train(
     memory: options.Memory = None,
     recipe: options.RecipeName = None,
     overrides: options.Overrides = None,
+    me: options.Me = None,
+    column: options.Column = None,
     seed: options.Seed = None,
     output: options.Output = None,
     max_steps: options.MaxSteps = None,
@@ -33,7 +35,20 @@ def train(
 ) -> None:
     """Fine-tune a model on your text and keep the adapter."""
     choices = Choices(
-        data, model, memory, recipe, overrides or (), seed, output, max_steps, max_time, resume, force, device.value
+        data,
+        model,
+        memory,
+        recipe,
+        overrides or (),
+        seed,
+        output,
+        max_steps,
+        max_time,
+        resume,
+        force,
+        device.value,
+        me,
+        column,
     )
     if dry_run:
         from pocketft.cli.plan import show_plan

@@ -147,7 +147,7 @@ def prepare_dataset(
     check_paths(paths)
     cache_dir, tokenizer_dir = Path(cache_dir).absolute(), Path(tokenizer_dir).absolute()
     content, total_bytes = content_fingerprint(find_files(paths, ReadReport()))
-    of_tokens = tokens_key(content, tokenizer_fingerprint(tokenizer_dir))
+    of_tokens = tokens_key(content, tokenizer_fingerprint(tokenizer_dir), settings)
     of_rows = rows_key(of_tokens, settings)
     prepared = _open(cache_dir, of_tokens, of_rows)
     if prepared is None:

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-FORMAT = 1
+FORMAT = 2
 
 TOKEN = np.dtype("<i4")
 MARK = np.dtype("u1")
@@ -40,16 +40,23 @@ KEPT_AGE_S = 24 * 3600
 
 @dataclass(frozen=True)
 class DataSettings:
-    """`seed` chooses which documents are held out."""
+    """`seed` chooses which documents are held out; `me` and `column`: see the recipe's data section."""
 
     max_seq_length: int = 512
     val_split: float = 0.05
     packing: bool = True
     seed: int = 0
+    me: str | None = None
+    column: str | None = None
 
 
-def tokens_key(content: str, tokenizer: str) -> str:
-    return hashlib.blake2b(f"{FORMAT} {content} {tokenizer}".encode(), digest_size=16).hexdigest()
+# The settings on which the tokens depend, and not only the rows made of them.
+READING_SETTINGS = ("me", "column")
+
+
+def tokens_key(content: str, tokenizer: str, settings: DataSettings) -> str:
+    reading = json.dumps([getattr(settings, name) for name in READING_SETTINGS])
+    return hashlib.blake2b(f"{FORMAT} {content} {tokenizer} {reading}".encode(), digest_size=16).hexdigest()
 
 
 def rows_key(tokens: str, settings: DataSettings) -> str:

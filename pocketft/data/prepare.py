@@ -16,7 +16,7 @@ from typing import Any
 
 from pocketft.data.documents import Document, ReadReport
 from pocketft.data.layout import DataSettings, prune, read_summary, rows_folder, tokens_folder
-from pocketft.data.sources import SourceFile, find_files
+from pocketft.data.sources import SourceFile
 from pocketft.errors import DataError, PocketftError
 from pocketft.files import atomic_folder
 
@@ -31,7 +31,7 @@ def prepare(job: dict[str, Any]) -> None:
     summary = read_summary(tokens)
     if summary is None:
         with atomic_folder(tokens) as folder:
-            _tokenize(job, folder)
+            _tokenize(job, settings, folder)
         summary = read_summary(tokens)
         assert summary is not None
     from pocketft.data.rows import write_rows
@@ -41,15 +41,15 @@ def prepare(job: dict[str, Any]) -> None:
     prune(cache_dir)
 
 
-def _tokenize(job: dict[str, Any], folder: Path) -> None:
+def _tokenize(job: dict[str, Any], settings: DataSettings, folder: Path) -> None:
     # The tokenizer is loaded after the settings are known to need it; reading alone stays under 30 MB.
-    from pocketft.data.readers import read_documents
+    from pocketft.data.reading import read
     from pocketft.data.tokens import write_tokens
 
     report = ReadReport()
     paths = [Path(path) for path in job["paths"]]
     progress = _Progress(job["total_bytes"])
-    documents = read_documents(progress.files(find_files(paths, report)), report)
+    documents = read(paths, settings, report, progress.files)
     write_tokens(progress.documents(documents), Path(job["tokenizer_dir"]), folder, report)
     summary = read_summary(folder)
     if not summary or not summary["tokens"]:

@@ -5,7 +5,8 @@ Each function takes what the one before it gave. No weight is read before `build
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,18 @@ def open_base(name: str, quantization: str, report: Reporter) -> Base:
     return Base(model, load_config(model))
 
 
+def data_settings(recipe: Recipe) -> DataSettings:
+    data = recipe.data
+    return DataSettings(
+        max_seq_length=data.max_seq_length,
+        val_split=data.val_split,
+        packing=data.packing,
+        seed=recipe.training.seed,
+        me=data.me,
+        column=data.column,
+    )
+
+
 def prepare_text(
     paths: Sequence[Path], base: Base, settings: DataSettings, report: Reporter, cache_dir: Path | None = None
 ) -> PreparedData:
@@ -114,7 +127,8 @@ def workload(recipe: Recipe, data: PreparedData, steps: int, all_steps: int) -> 
 
 def choose_plan(base: Base, lora: LoraConfig, work: Workload, cap: int) -> Plan:
     """The fastest plan under the cap. Raises CapTooSmall where there is none."""
-    return make_plan(base.config, base.model.store, lora, work, machine_profile(), cap)
+    with _engine_errors(base):
+        return make_plan(base.config, base.model.store, lora, work, machine_profile(), cap)
 
 
 def earlier_plan(saved: dict[str, Any], recipe: Recipe, cap: int) -> Plan | None:
@@ -141,8 +155,8 @@ def earlier_plan(saved: dict[str, Any], recipe: Recipe, cap: int) -> Plan | None
 def build_planned(
     base: Base, lora: LoraConfig, plan: Plan, device: torch.device, seed: int
 ) -> tuple[EngineModel, PlannedModel]:
-    """Read the weights as the plan says. Raises UsageError where `lora` names no layer of the model."""
-    try:
+    """Read the weights as the plan says."""
+    with _engine_errors(base):
         model = build_model(
             base.config,
             base.model.store,
@@ -152,8 +166,6 @@ def build_planned(
             device=device,
             seed=seed,
         )
-    except ValueError as error:
-        raise _not_buildable(error, lora, base) from error
     return model, PlannedModel(model, plan, Guard(plan.cap_bytes, plan.rise_bytes))
 
 
@@ -167,8 +179,13 @@ def find_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def _not_buildable(error: ValueError, lora: LoraConfig, base: Base) -> UsageError | ModelError:
-    reason = str(error).splitlines()[0]
-    if "target" in reason.lower():
-        return UsageError(f"lora.target_modules: {reason}")
-    return ModelError(f"{base.public_name} cannot be trained: {reason}")
+@contextmanager
+def _engine_errors(base: Base) -> Iterator[None]:
+    """The engine's ValueError is the recipe's fault where it names adapter targets, else the model's."""
+    try:
+        yield
+    except ValueError as error:
+        reason = str(error).splitlines()[0]
+        if "target" in reason.lower():
+            raise UsageError(f"lora.target_modules: {reason}") from error
+        raise ModelError(f"{base.public_name} cannot be trained: {reason}") from error

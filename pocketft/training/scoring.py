@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,6 @@ from peft import LoraConfig, PeftConfig
 from peft.utils.other import get_pattern_key
 from torch import Tensor
 
-from pocketft.data.layout import DataSettings
 from pocketft.errors import AdapterError, DataError
 from pocketft.memory.guard import hard_limit
 from pocketft.recipe import Recipe, load_recipe
@@ -27,6 +27,7 @@ from pocketft.training.preparation import (
     build_planned,
     cap_bytes,
     choose_plan,
+    data_settings,
     find_device,
     open_base,
     prepare_text,
@@ -99,7 +100,7 @@ def open_scorer(
     """
     device = find_device("auto")
     base = open_base(recipe.model.name, recipe.model.quantization, report)
-    settings = DataSettings(recipe.data.max_seq_length, 0.0, recipe.data.packing, recipe.training.seed)
+    settings = replace(data_settings(recipe), val_split=0.0)
     data = {name: prepare_text(paths, base, settings, report) for name, paths in texts.items()}
     rank = max(ranks.values())
     lora = LoraConfig(r=rank, lora_alpha=rank, target_modules=sorted(ranks), task_type="CAUSAL_LM")

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pocketft
-from pocketft.data.layout import DataSettings
 from pocketft.memory.guard import hard_limit
 from pocketft.memory.meter import peak_rss_bytes
 from pocketft.recipe import Recipe
@@ -29,6 +28,7 @@ from pocketft.training.preparation import (
     build_planned,
     cap_bytes,
     choose_plan,
+    data_settings,
     earlier_plan,
     find_device,
     lora_config,
@@ -117,10 +117,7 @@ def _prepare(request: TrainRequest, report: Reporter) -> _Prepared:
     recipe, folder = request.recipe, RunFolder(request.output)
     folder.check(resume=request.resume, force=request.force)
     base = open_base(recipe.model.name, recipe.model.quantization, report)
-    settings = DataSettings(
-        recipe.data.max_seq_length, recipe.data.val_split, recipe.data.packing, recipe.training.seed
-    )
-    data = prepare_text(request.data, base, settings, report)
+    data = prepare_text(request.data, base, data_settings(recipe), report)
     identity = run_identity(recipe, base.to_json(), data.key)
     checkpoint = checkpoint_to_resume(folder, identity, report) if request.resume else None
     order = StepOrder(data.train.row_lengths, rows_per_step(recipe), recipe.training.epochs, recipe.training.seed)
