@@ -36,6 +36,9 @@ def exit_code_of(work: Callable[[], int | None]) -> int:
     except PocketftError as error:
         _say(str(error))
         return error.exit_code
+    except MemoryError:
+        _say("this machine has no more memory to give; close programs, or choose a smaller model or --memory")
+        return PocketftError.exit_code
     except OSError as error:
         if error.errno == errno.EPIPE:
             return _stdout_is_gone()

@@ -77,6 +77,11 @@ def test_a_wrong_command_line_is_one_line_and_2(pocketft: Callable[..., Ran], wo
         (MemoryCapError("stopped"), 1, "error: stopped"),
         (Interrupted("saved; go on with --resume"), 130, "error: saved; go on with --resume"),
         (KeyboardInterrupt(), 130, "error: interrupted"),
+        (
+            MemoryError(),
+            1,
+            "error: this machine has no more memory to give; close programs, or choose a smaller model or --memory",
+        ),
         (OSError(28, "No space left", "/x"), 1, "error: the disk is full (/x); free some space and run again"),
         (ValueError("odd\nthing"), 1, "error: unexpected ValueError: odd thing (set POCKETFT_DEBUG=1 to see where)"),
     ],
