@@ -23,7 +23,6 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from pocketft.errors import CheckpointError
@@ -31,6 +30,7 @@ from pocketft.files import atomic_folder, sha256_of, storage_errors, write_json
 from pocketft.training.events import Reporter, notice
 from pocketft.training.optimizer import NamedParameters, optimizer_state, restore_optimizer
 from pocketft.training.state import TrainState
+from pocketft.training.tensor_file import save_tensors
 
 FORMAT = 1
 KEPT = 2  # the one before the newest survives damage to the newest
@@ -65,8 +65,8 @@ def save_checkpoint(
     tensors, numbers = optimizer_state(optimizer, parameters)
     path = folder / f"checkpoint-{state.step}"
     with atomic_folder(path) as temporary:
-        save_file({name: parameter.detach() for name, parameter in parameters}, temporary / _ADAPTER)
-        save_file({**_unshared(tensors), "rng.cpu": torch.get_rng_state()}, temporary / _OPTIMIZER)
+        save_tensors({name: parameter.detach() for name, parameter in parameters}, temporary / _ADAPTER)
+        save_tensors({**_unshared(tensors), "rng.cpu": torch.get_rng_state()}, temporary / _OPTIMIZER)
         if best_adapter is not None:
             shutil.copyfile(best_adapter, temporary / _BEST)
         sums = {file.name: sha256_of(file) for file in sorted(temporary.iterdir())}

@@ -15,6 +15,7 @@ import torch
 
 from pocketft.data.dataset import PreparedData, collate
 from pocketft.errors import Interrupted, MemoryCapError, PocketftError
+from pocketft.memory.guard import release_freed_memory
 from pocketft.memory.meter import peak_rss_bytes, rss_bytes
 from pocketft.recipe import Recipe
 from pocketft.training.checkpoint import save_checkpoint
@@ -91,6 +92,7 @@ class Loop:
             if self._evaluation_due():
                 self._evaluate()
                 ending = ending or self._ending()
+                release_freed_memory()  # its tensors are of other sizes than a step's: they would lie between those
             if self.stop.requested or ending or (self.state.step and self.state.step % every == 0):
                 self._save()
             if self.stop.requested:
@@ -113,7 +115,7 @@ class Loop:
         except (MemoryCapError, MemoryError, RuntimeError) as error:
             if not _is_out_of_memory(error):
                 raise
-            raise self._out_of_memory(error) from error
+            raise self._out_of_memory(error) from None
         rate = learning_rate(
             state.step,
             self.order.steps,
@@ -141,7 +143,7 @@ class Loop:
         try:
             self.model.check_memory()
         except MemoryCapError as error:
-            raise self._out_of_memory(error) from error
+            raise self._out_of_memory(error) from None
 
     def _report_step(self, rate: float, norm: float, tokens_per_s: float) -> None:
         state = self.state
@@ -293,12 +295,11 @@ class Loop:
         """Save what is done; the gradients of the step that failed go first, to make room for it."""
         self.optimizer.zero_grad(set_to_none=True)
         self._save()
-        reason = str(error).splitlines()[0] if str(error) else "out of memory"
-        if self.state.step == 0:
-            return MemoryCapError(f"{reason}; no step was done: start again with a larger --memory")
+        if isinstance(error, MemoryCapError):
+            return error  # the guard has said what to do
         return MemoryCapError(
-            f"{reason}; the checkpoint of step {self.state.step} is saved, "
-            "continue with --resume and a larger --memory"
+            f"out of memory after step {self.state.step}; what was learned is saved, continue with --resume and a "
+            "larger --memory, or a smaller --set data.max_seq_length"
         )
 
     def _write_adapter(self) -> None:

@@ -13,16 +13,18 @@ Knows names and formats. The adapter at the root is always whole and always the 
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
-import tempfile
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from pocketft.errors import AdapterError, CheckpointError, UsageError
+from pocketft.errors import AdapterError, CheckpointError, StorageError, UsageError
 from pocketft.files import atomic_path, storage_errors, write_json, write_text
 from pocketft.training.model_card import model_card
+from pocketft.training.tensor_file import save_tensors
 
 if TYPE_CHECKING:
     from peft import LoraConfig
@@ -68,11 +70,14 @@ class RunFolder:
         self.adapter = path / ADAPTER_WEIGHTS
 
     def check(self, *, resume: bool, force: bool) -> None:
-        """Refuse a folder that cannot be written as asked, before anything expensive is done. Raises UsageError."""
+        """Refuse a folder that cannot be written as asked, before anything expensive is done. Raises UsageError or StorageError."""
         if resume and force:
             raise UsageError("--resume continues a run and --force replaces it; give one of the two")
         if self.path.exists() and not self.path.is_dir():
             raise UsageError(f"{self.path} is a file; choose a folder with --output")
+        parent = next(folder for folder in (self.path, *self.path.absolute().parents) if folder.exists())
+        if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+            raise StorageError(f"cannot write {self.path}: {parent} is read-only for you; choose another --output")
         occupied = self.path.is_dir() and not set(self.path.iterdir()) <= set(self._half_written())
         if not occupied:
             if resume:
@@ -111,12 +116,13 @@ class RunFolder:
 
     def write_adapter(self, state: dict[str, Tensor], config: LoraConfig, info: RunInfo) -> None:
         """The adapter, its configuration and what is known of it. The weights are replaced in one move, last."""
-        from safetensors.torch import save_file
-
         write_text(self.path / ADAPTER_CONFIG, _config_text(config, info.base["name"]))
         write_text(self.path / CARD, model_card(info.to_json(), config.r, config.lora_alpha))
         with atomic_path(self.adapter) as temporary:
-            save_file({name: tensor.contiguous() for name, tensor in state.items()}, temporary, {"format": "pt"})
+            # in a folder of its own: safetensors makes a temporary file too, under a name that `tidy` would not know
+            with TemporaryDirectory(dir=self.path, prefix=f".{ADAPTER_WEIGHTS}.", suffix=".tmp") as folder:
+                save_tensors(state, Path(folder) / ADAPTER_WEIGHTS)
+                (Path(folder) / ADAPTER_WEIGHTS).replace(temporary)
         self.write_info(info)
 
     def restore_adapter(self, weights: Path) -> None:
@@ -152,7 +158,7 @@ def read_info(path: Path) -> dict[str, Any]:
 
 def _config_text(config: LoraConfig, base_name: str) -> str:
     """`adapter_config.json` as PEFT saves it, with lists in a fixed order and no path of this machine."""
-    with tempfile.TemporaryDirectory() as folder:
+    with TemporaryDirectory() as folder:
         config.save_pretrained(folder)
         values = json.loads((Path(folder) / ADAPTER_CONFIG).read_text(encoding="utf-8"))
     if isinstance(values.get("target_modules"), list):

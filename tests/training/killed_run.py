@@ -17,6 +17,7 @@ from pathlib import Path
 from tests.training.test_loop import assert_same_run
 from tests.training.toy_run import ToyRun
 
+SHORT = "training.epochs=1"
 _CHANGES = ("replace", "unlink", "fsync")  # every atomic write passes through the first and the last
 
 
@@ -49,19 +50,19 @@ def run_killed_at(path: Path, change: int) -> None:
 
     for name in _CHANGES:
         setattr(os, name, counted(getattr(os, name)))
-    ToyRun(path).run()
+    ToyRun(path, SHORT).run()
 
 
 def resume(path: Path) -> None:
     """What a person does: go on where there is a run, start one where it was killed before there was any."""
-    ToyRun(path, resume=(path / "pocketft.json").exists()).run()
+    ToyRun(path, SHORT, resume=(path / "pocketft.json").exists()).run()
     half_written = [file for file in path.rglob("*") if file.suffix in (".tmp", ".old")]
     assert not half_written, half_written
 
 
 def main(folder: Path, every: int) -> None:
     undisturbed = folder / "undisturbed"
-    assert in_child(lambda: ToyRun(undisturbed).run()) == 0
+    assert in_child(lambda: ToyRun(undisturbed, SHORT).run()) == 0
     path = folder / "run"
     change = kills = 0
     while in_child(partial(run_killed_at, path, change)) != 0:

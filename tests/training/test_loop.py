@@ -16,7 +16,7 @@ from pocketft.errors import CheckpointError, Interrupted, MemoryCapError, Pocket
 from pocketft.training.checkpoint import newest_checkpoint
 from pocketft.training.events import read_log
 from tests.training.toy import ToyModel, toy_data
-from tests.training.toy_run import ToyRun, told
+from tests.training.toy_run import BASE, ToyRun, told
 
 STEPS = 14  # 26 rows, 4 a step, 2 epochs
 
@@ -179,6 +179,12 @@ def test_another_recipe_is_refused_with_the_difference(tmp_path: Path, override:
         ToyRun(tmp_path / "run", override, resume=True)
 
 
+def test_another_base_of_the_same_name_is_refused(tmp_path: Path) -> None:
+    ToyRun(tmp_path / "run", max_steps=4).run()
+    with pytest.raises(CheckpointError, match=r"base model was aaaaaaaaaaaa…, now ffffffffffff…"):
+        ToyRun(tmp_path / "run", resume=True, base={**BASE, "artifact_sha256": "f" * 64})
+
+
 def test_another_memory_cap_is_not_another_run(tmp_path: Path) -> None:
     ToyRun(tmp_path / "run", max_steps=4).run()
     assert ToyRun(tmp_path / "run", "memory.max=2GB", resume=True).loop.state.step == 4
@@ -245,8 +251,9 @@ def test_a_limit_in_time_trains_at_least_one_step_and_keeps_what_it_has(tmp_path
 def test_the_guard_stops_the_run_with_its_last_whole_step_saved(tmp_path: Path, reference: Path) -> None:
     run = ToyRun(tmp_path / "run")
     run.model.fail_at = 6
-    with pytest.raises(MemoryCapError, match=r"would cross the cap; the checkpoint of step 6 is saved.*--resume"):
+    with pytest.raises(MemoryCapError, match="would cross the cap"):
         run.run()
+    assert run.events[-1] == {"event": "checkpoint", "step": 6, "path": "checkpoints/checkpoint-6"}
     ToyRun(tmp_path / "run", resume=True).run()
     assert_same_run(tmp_path / "run", reference)
 
@@ -259,7 +266,7 @@ def test_refused_memory_is_told_like_the_guards_word(tmp_path: Path, error: Exce
 
     run = ToyRun(tmp_path / "run")
     run.model.on_step = refuse
-    with pytest.raises(MemoryCapError, match="step 2 is saved"):
+    with pytest.raises(MemoryCapError, match="after step 2; what was learned is saved"):
         run.run()
 
 

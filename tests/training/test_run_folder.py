@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from safetensors import SafetensorError
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from pocketft.errors import AdapterError, StorageError, UsageError
@@ -91,11 +92,31 @@ def test_checkpoints_that_are_a_link_are_unlinked_and_not_emptied(tmp_path: Path
     assert (elsewhere / "kept").read_text() == "mine"
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
-    tmp_path.chmod(0o500)
-    with pytest.raises(StorageError, match="no permission"):
-        RunFolder(tmp_path / "run").start(INFO, "model: {}\n")
+def test_a_folder_that_cannot_be_written_is_told_before_anything_is_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root, in a container, may write anywhere
+    with pytest.raises(StorageError, match="choose another --output"):
+        RunFolder(tmp_path / "new" / "run").check(resume=False, force=False)
+
+
+def test_a_full_disk_is_one_line_and_leaves_the_adapter_of_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = RunFolder(tmp_path / "run")
+    lora = LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj"], task_type="CAUSAL_LM")
+    folder.start(INFO, "model: {}\n")
+    folder.write_adapter({"base_model.model.x.lora_A.weight": torch.zeros(4, 8)}, lora, INFO)
+    before = folder.adapter.read_bytes()
+
+    def full(*arguments: object) -> None:
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr("safetensors.torch.save_file", full)
+    with pytest.raises(StorageError, match="disk is full"):
+        folder.write_adapter({"base_model.model.x.lora_A.weight": torch.ones(4, 8)}, lora, INFO)
+    assert folder.adapter.read_bytes() == before
+    assert not [file for file in folder.path.iterdir() if file.name.startswith(".")]
 
 
 def test_plain_peft_loads_the_adapter_and_computes_the_same(tmp_path: Path) -> None:
