@@ -17,7 +17,21 @@ from pocketft.errors import CapTooSmall, Interrupted, MemoryCapError
 from tests.cli.run_cli import Ran, Session
 
 ROOT = Path(package_file).parent.parent
-VERBS = ("train", "plan", "eval", "chat", "models", "data", "recipes", "runs", "doctor", "demo")
+VERBS = (
+    "train",
+    "plan",
+    "eval",
+    "chat",
+    "merge",
+    "inspect",
+    "init-group",
+    "models",
+    "data",
+    "recipes",
+    "runs",
+    "doctor",
+    "demo",
+)
 
 
 def test_help_names_every_verb_and_bare_is_help(pocketft: Callable[..., Ran]) -> None:
