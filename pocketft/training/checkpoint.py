@@ -96,9 +96,7 @@ def newest_checkpoint(folder: Path, report: Reporter) -> Checkpoint | None:
     return None
 
 
-def restore_checkpoint(
-    checkpoint: Checkpoint, parameters: NamedParameters, optimizer: torch.optim.Optimizer
-) -> None:
+def restore_checkpoint(checkpoint: Checkpoint, parameters: NamedParameters, optimizer: torch.optim.Optimizer) -> None:
     """Put parameters, optimizer state and random generator back as they were. Raises CheckpointError."""
     with safe_open(checkpoint.path / _ADAPTER, framework="pt") as file:
         saved, expected = set(file.keys()), {name for name, _ in parameters}

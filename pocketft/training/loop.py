@@ -78,6 +78,7 @@ class Loop:
         self._begun = time.monotonic() - self.state.elapsed_s
         self._saved = (self.state.step, self.state.evaluated_step) if self.state.step else None
         self._eval_s = 0.0
+        self._updating = False  # while it is, parameters and optimizer are of no one step and must not be saved
         self._scored = rows_to_score(len(self.data.val), self.order.rows_per_step, self.recipe.eval.steps)
 
     def run(self) -> TrainState:
@@ -85,8 +86,19 @@ class Loop:
 
         Raises Interrupted after a signal and MemoryCapError from the guard, both with a checkpoint saved.
         """
-        every = self.recipe.training.save_steps
         self.stop.patient = True
+        try:
+            ending = self._train()
+            self._finish(ending)
+        except (MemoryCapError, MemoryError, RuntimeError) as error:
+            if not _is_out_of_memory(error) or self._updating:
+                raise
+            raise self._out_of_memory(error) from None
+        return self.state
+
+    def _train(self) -> str:
+        """Steps, evaluations and checkpoints in turn, until there is a reason to end, which is returned."""
+        every = self.recipe.training.save_steps
         while True:
             ending = self._ending()
             if self._evaluation_due():
@@ -98,10 +110,8 @@ class Loop:
             if self.stop.requested:
                 raise self._interrupted()
             if ending:
-                break
+                return ending
             self._step()
-        self._finish(ending)
-        return self.state
 
     def _step(self) -> None:
         """One optimizer step. The state moves on only when all of it is done."""
@@ -110,12 +120,7 @@ class Loop:
         rows = self.order.rows(state.step)
         groups = micro_batch_rows(rows, self.model.micro_batch)
         batches = [collate([self.data.train.row(index) for index in group], self.pad_id) for group in groups]
-        try:
-            loss = self.model.train_step(batches, step_seed(training.seed, state.step))
-        except (MemoryCapError, MemoryError, RuntimeError) as error:
-            if not _is_out_of_memory(error):
-                raise
-            raise self._out_of_memory(error) from None
+        loss = self.model.train_step(batches, step_seed(training.seed, state.step))
         rate = learning_rate(
             state.step,
             self.order.steps,
@@ -123,7 +128,9 @@ class Loop:
             warmup_steps=training.warmup_steps,
             schedule=training.schedule,
         )
+        self._updating = True
         norm = apply_step(self.optimizer, self.model.parameters(), rate, training.max_grad_norm)
+        self._updating = False
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise PocketftError(
                 f"training diverged at step {state.step + 1}: loss {loss}, gradient norm {norm}; "
@@ -140,10 +147,7 @@ class Loop:
             elapsed_s=time.monotonic() - self._begun,
         )
         self._report_step(rate, norm, tokens / seconds)
-        try:
-            self.model.check_memory()
-        except MemoryCapError as error:
-            raise self._out_of_memory(error) from None
+        self.model.check_memory()
 
     def _report_step(self, rate: float, norm: float, tokens_per_s: float) -> None:
         state = self.state

@@ -70,7 +70,10 @@ class RunFolder:
         self.adapter = path / ADAPTER_WEIGHTS
 
     def check(self, *, resume: bool, force: bool) -> None:
-        """Refuse a folder that cannot be written as asked, before anything expensive is done. Raises UsageError or StorageError."""
+        """Refuse a folder that cannot be written as asked, before anything expensive is done.
+
+        Raises UsageError or StorageError.
+        """
         if resume and force:
             raise UsageError("--resume continues a run and --force replaces it; give one of the two")
         if self.path.exists() and not self.path.is_dir():
@@ -118,11 +121,13 @@ class RunFolder:
         """The adapter, its configuration and what is known of it. The weights are replaced in one move, last."""
         write_text(self.path / ADAPTER_CONFIG, _config_text(config, info.base["name"]))
         write_text(self.path / CARD, model_card(info.to_json(), config.r, config.lora_alpha))
-        with atomic_path(self.adapter) as temporary:
-            # in a folder of its own: safetensors makes a temporary file too, under a name that `tidy` would not know
-            with TemporaryDirectory(dir=self.path, prefix=f".{ADAPTER_WEIGHTS}.", suffix=".tmp") as folder:
-                save_tensors(state, Path(folder) / ADAPTER_WEIGHTS)
-                (Path(folder) / ADAPTER_WEIGHTS).replace(temporary)
+        with (
+            atomic_path(self.adapter) as temporary,
+            # a folder of its own: safetensors makes a temporary file too, under a name that `tidy` would not know
+            TemporaryDirectory(dir=self.path, prefix=f".{ADAPTER_WEIGHTS}.", suffix=".tmp") as folder,
+        ):
+            save_tensors(state, Path(folder) / ADAPTER_WEIGHTS)
+            (Path(folder) / ADAPTER_WEIGHTS).replace(temporary)
         self.write_info(info)
 
     def restore_adapter(self, weights: Path) -> None:

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from pocketft.engine.batch import MicroBatch
 from pocketft.errors import CheckpointError, Interrupted, MemoryCapError, PocketftError
+from pocketft.training import loop
 from pocketft.training.checkpoint import newest_checkpoint
 from pocketft.training.events import read_log
 from tests.training.toy import ToyModel, toy_data
@@ -256,6 +257,33 @@ def test_the_guard_stops_the_run_with_its_last_whole_step_saved(tmp_path: Path, 
     assert run.events[-1] == {"event": "checkpoint", "step": 6, "path": "checkpoints/checkpoint-6"}
     ToyRun(tmp_path / "run", resume=True).run()
     assert_same_run(tmp_path / "run", reference)
+
+
+def test_the_guards_word_in_an_evaluation_saves_too(tmp_path: Path, reference: Path) -> None:
+    def refuse(number: int) -> None:
+        if number == 4:
+            raise MemoryCapError("resident memory would cross the cap")
+
+    run = ToyRun(tmp_path / "run")
+    run.model.on_evaluation = refuse
+    with pytest.raises(MemoryCapError):
+        run.run()
+    assert run.events[-1] == {"event": "checkpoint", "step": 6, "path": "checkpoints/checkpoint-6"}
+    ToyRun(tmp_path / "run", resume=True).run()
+    assert_same_run(tmp_path / "run", reference)
+
+
+def test_no_checkpoint_is_made_of_half_an_update(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = ToyRun(tmp_path / "run")
+
+    def half(*arguments: object) -> float:
+        raise MemoryError
+
+    run.model.on_step = lambda now: now == 5 and monkeypatch.setattr(loop, "apply_step", half)
+    with pytest.raises(MemoryError):
+        run.run()
+    found = newest_checkpoint(run.folder.checkpoints, run.events.append)
+    assert found is not None and found.state.step == 4
 
 
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")])
