@@ -114,8 +114,7 @@ def exact(module: ModuleGram, mixture: Mixture) -> Combination:
     """
     coefficients = module.expand(mixture.coefficients)
     root, inverse = _square_root(module.a)
-    core = root.T @ (module.b * coefficients[:, None] * coefficients) @ root
-    energy, directions = torch.linalg.eigh(core)
+    energy, directions = torch.linalg.eigh(_core(module, coefficients, root))
     energy, directions = energy.flip(0).clamp(min=0), directions.flip(1)
     rank = _numerical_rank(energy)
     energy, directions = energy[:rank], directions[:, :rank]
@@ -123,6 +122,13 @@ def exact(module: ModuleGram, mixture: Mixture) -> Combination:
     left = coefficients[:, None] * (root @ (directions / balance))
     right = (directions * balance).T @ inverse
     return Combination(left.float(), right.float(), energy)
+
+
+def spectrum(module: ModuleGram, mixture: Mixture) -> Tensor:
+    """The energies of `exact` without its directions: squared singular values of the weighted mean, strongest first."""
+    root, _ = _square_root(module.a)
+    energy = torch.linalg.eigvalsh(_core(module, module.expand(mixture.coefficients), root)).flip(0).clamp(min=0)
+    return energy[: _numerical_rank(energy)]
 
 
 def fedavg(module: ModuleGram, mixture: Mixture) -> Combination:
@@ -235,6 +241,11 @@ def _square_root(gram: Tensor) -> tuple[Tensor, Tensor]:
     keep = values > NOISE * values[-1].clamp(min=1e-300)
     values, vectors = values[keep].sqrt(), vectors[:, keep]
     return length[:, None] * (vectors * values), (vectors / values).T / length
+
+
+def _core(module: ModuleGram, coefficients: Tensor, root: Tensor) -> Tensor:
+    """The weighted mean as seen from Â's directions, times its own transpose."""
+    return root.T @ (module.b * coefficients[:, None] * coefficients) @ root
 
 
 def _numerical_rank(energy: Tensor) -> int:

@@ -213,9 +213,7 @@ def test_dare_is_right_on_average_and_leaves_the_global_draw_alone() -> None:
     factors = [random_factors(seed, 3, IN, OUT) for seed in range(2)]
     gram = gram_of(factors)
     torch.manual_seed(0)
-    draws = [
-        merged_update(aggregate.dare(gram, even(2), 0.5, [seed, seed + 1000]), factors) for seed in range(200)
-    ]
+    draws = [merged_update(aggregate.dare(gram, even(2), 0.5, [seed, seed + 1000]), factors) for seed in range(200)]
     after = torch.rand(1)
     torch.manual_seed(0)
     assert torch.equal(after, torch.rand(1))

@@ -80,9 +80,11 @@ def _scorer(adapters: Sequence[FolderAdapter]):  # type: ignore[no-untyped-def]
 
 
 def test_a_merge_worse_than_the_base_is_not_written_unless_forced(tmp_path: Path) -> None:
-    folders = [write(tmp_path / name, near(i, name, share)) for i, (name, share) in enumerate({"a": 1, "b": -3}.items())]
+    folders = [
+        write(tmp_path / name, near(i, name, share)) for i, (name, share) in enumerate({"a": 1, "b": -3}.items())
+    ]
     settings = MergeSettings(weights=(1.0, 2.0))
-    with pytest.raises(AdapterError, match="worse than the base.*b hurts it most"):
+    with pytest.raises(AdapterError, match=r"worse than the base.*b hurts it most"):
         merge_files(folders, tmp_path / "m", settings, score=_scorer)
     assert not (tmp_path / "m").exists()
     said: list[str] = []

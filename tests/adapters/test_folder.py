@@ -26,7 +26,12 @@ from pocketft.errors import AdapterError, PocketftError, StorageError, UsageErro
 from tests.adapters.build import adapter, changed, dense, distance, write
 
 TINY = LlamaConfig(
-    hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1, vocab_size=32
+    hidden_size=16,
+    intermediate_size=24,
+    num_hidden_layers=2,
+    num_attention_heads=2,
+    num_key_value_heads=1,
+    vocab_size=32,
 )
 
 
@@ -270,11 +275,11 @@ def test_missing_files_are_said(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no such adapter"):
         read_adapter(tmp_path / "nothing")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(AdapterError, match="no adapter_model.safetensors"):
+    with pytest.raises(AdapterError, match=r"no adapter_model\.safetensors"):
         read_adapter(tmp_path / "empty")
     folder = write(tmp_path / "a", adapter(1))
     (folder / "adapter_config.json").unlink()
-    with pytest.raises(AdapterError, match="no adapter_config.json"):
+    with pytest.raises(AdapterError, match=r"no adapter_config\.json"):
         read_adapter(folder)
 
 
@@ -341,7 +346,7 @@ def test_nothing_but_adapters_is_ever_replaced(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="not empty"):
         write_adapter(folder, state)
     (folder / "diary.txt").write_text("mine")
-    with pytest.raises(UsageError, match="diary.txt"):
+    with pytest.raises(UsageError, match=r"diary\.txt"):
         write_adapter(folder, state, force=True)
     (folder / "diary.txt").unlink()
     write_adapter(folder, state, force=True)

@@ -27,7 +27,12 @@ UNCLIPPED = MergeSettings(clip="none")
 LOSSLESS = MergeSettings(lossless=True)
 
 TINY = LlamaConfig(
-    hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1, vocab_size=32
+    hidden_size=16,
+    intermediate_size=24,
+    num_hidden_layers=2,
+    num_attention_heads=2,
+    num_key_value_heads=1,
+    vocab_size=32,
 )
 
 
@@ -40,7 +45,9 @@ def merge(*paths: Path, output: Path, **fields: Any) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("count", [1, 2, 3, 7])
 @pytest.mark.parametrize("config", [{}, {"use_rslora": True}, {"rank_pattern": {"q_proj": 4}, "r": 9}])
 @pytest.mark.parametrize("fields", [{}, {"lossless": True}, {"robust": "trimmed"}])
-def test_copies_merge_to_the_adapter(tmp_path: Path, count: int, config: dict[str, Any], fields: dict[str, Any]) -> None:
+def test_copies_merge_to_the_adapter(
+    tmp_path: Path, count: int, config: dict[str, Any], fields: dict[str, Any]
+) -> None:
     one = adapter(1, shapes={"model.layers.0.self_attn.q_proj": (24, 20)})
     folder = write(tmp_path / "a", one, config=config)
     if fields.get("robust") and count < 3:
@@ -60,9 +67,7 @@ def test_any_order_of_files_gives_the_same_bytes(tmp_path: Path) -> None:
     assert len(written) == 1
 
 
-adapters = st.lists(
-    st.tuples(st.integers(0, 10**6), st.integers(1, 6), st.floats(0.05, 20)), min_size=1, max_size=5
-)
+adapters = st.lists(st.tuples(st.integers(0, 10**6), st.integers(1, 6), st.floats(0.05, 20)), min_size=1, max_size=5)
 
 
 @settings(max_examples=25, deadline=None)
@@ -178,7 +183,9 @@ def test_targets_of_mixed_adapters_load_in_peft_without_extra_layers(tmp_path: P
     merge_files([tmp_path / "x" / "a0", tmp_path / "y" / "a0"], output, LOSSLESS)
     loaded = PeftModel.from_pretrained(LlamaForCausalLM(TINY), str(output))
     tensors = [name for name, _ in loaded.named_parameters() if "lora_A" in name]
-    assert len(tensors) == 4 == len([name for name in load_file(output / "adapter_model.safetensors") if "lora_A" in name])
+    assert (
+        len(tensors) == 4 == len([name for name in load_file(output / "adapter_model.safetensors") if "lora_A" in name])
+    )
 
 
 def with_extra(seed: int, value: float) -> MemoryAdapter:
