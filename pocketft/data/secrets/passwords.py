@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from pocketft.data.secrets.finding import Finding, looks_random
 
 _PASSWORDS = (
-    "password passwd pwd passphrase passcode passwort kennwort contraseña contrasena senha wachtwoord lösenord haslo hasło "
-    "пароль 密码 パスワード"
+    "password passwd pwd passphrase passcode passwort kennwort contraseña contrasena senha wachtwoord lösenord haslo "
+    "hasło пароль 密码 パスワード"
 )
 _SECRETS = (
     "secret token apikey api_key api-key accesskey access_key access-key private_key auth_key credential signing_key "
@@ -36,10 +36,10 @@ _NOTHING = """none null nil true false undefined required optional hidden unset 
     plaintext n/a never always"""
 _NO_VALUE = frozenset(_NOTHING.split())
 _PRETENDED = re.compile(
-    r"\*{3}|x{4}|\.{3}|…|<|\{\{|\$\{|\$\(|%\(|%s|\[[A-Z_]+\]|pass|pwd|secret|token|your|example|placeholder|dummy|env\b"
-    r"|getenv|environ",
+    r"\*{3}|x{4}|\.{3}|…|<|\{\{|\$\{|\$\(|%\(|%s|\[[A-Z_]+\]|your|example|placeholder|dummy|env\b|getenv|environ",
     re.IGNORECASE,
 )
+_NAME = re.compile(r"[^\W\d]*(?:pass|pwd|secret|token|key)[^\W\d]*", re.IGNORECASE)  # of a variable
 _CODE = re.compile(
     r"^[\w.]+[(\[]|^(?:self|cls|this|os|args|kwargs|opts|options|config|settings|request|req)\.|\w\.\w+$|^[@&$]"
 )
@@ -107,4 +107,4 @@ def _unlike_a_word(value: str) -> bool:
 
 def _no_value(value: str) -> bool:
     bare = value.strip("-_.,;:!?*<>()[]{}").lower()
-    return bare in _NO_VALUE or len(set(bare)) < 3 or bool(_PRETENDED.search(value))
+    return bare in _NO_VALUE or len(set(bare)) < 3 or bool(_PRETENDED.search(value) or _NAME.fullmatch(bare))

@@ -90,6 +90,11 @@ def test_ordinary_prose_and_code_stay_as_they_are() -> None:
     assert sum(finding.kind != "EMAIL" for finding in found) <= len(text) / 50_000
 
 
+def test_a_weak_password_is_one_too() -> None:
+    assert clean("password: MyPassw0rd!") == "password: [PASSWORD]"
+    assert clean('"password": "letmein1"') == '"password": "[PASSWORD]"'
+
+
 def test_a_torn_private_key_goes_as_far_as_it_looks_like_one() -> None:
     torn = Maker().pem()[:-60]
     assert clean(f"here:\n{torn}\n\nThe rain came.") == "here:\n[PRIVATE_KEY]\n\nThe rain came."
