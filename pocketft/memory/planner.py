@@ -40,6 +40,7 @@ class Workload:
     """What is to be trained: `rows_per_step` rows of at most `row_tokens` tokens an optimizer step, `tokens` in all.
 
     `micro_batch` is the number of rows computed together where the person fixed it. `optimizer_bytes` are per adapter number.
+    `forward_only`: nothing is trained, the text is only scored or answered.
     """
 
     rows_per_step: int
@@ -47,6 +48,7 @@ class Workload:
     tokens: int
     micro_batch: int | None
     optimizer_bytes: int
+    forward_only: bool = False
 
     @property
     def tokens_per_step(self) -> int:
@@ -148,7 +150,7 @@ class _Maker:
         blocks = len(self.packed)
         for micro_batch in self.micro_batches():
             for residences in _residence_mixes(blocks):
-                for kept in sorted({blocks, blocks * 3 // 4, blocks // 2, blocks // 4, 0}):
+                for kept in self.kept_choices(blocks):
                     for tiles in _TILES:
                         yield self.plan(micro_batch, residences, kept, tiles)
 
@@ -161,22 +163,30 @@ class _Maker:
             wanted *= 2
         return sorted({1, wanted})
 
+    def kept_choices(self, blocks: int) -> list[int]:
+        if self.workload.forward_only:
+            return [0]
+        return sorted({blocks, blocks * 3 // 4, blocks // 2, blocks // 4, 0})
+
     def plan(self, micro_batch: int, residences: tuple[Residence, ...], kept: int, tiles: LossTiles) -> Plan:
-        footprint = self.footprint(micro_batch)
+        footprint, forward_only = self.footprint(micro_batch), self.workload.forward_only
         micro_batches = -(-self.workload.rows_per_step // micro_batch)
-        block_bytes = max(footprint.forward_bytes, footprint.backward_bytes)
+        block_bytes = footprint.forward_bytes if forward_only else max(footprint.forward_bytes, footprint.backward_bytes)
         workspace = max(block_bytes, self.loss_bytes(tiles))
+        # gradients and optimizer beside the parameters; without training, the copy that is loaded from
+        per_number = 8 if forward_only else 8 + self.workload.optimizer_bytes
+        held_inputs = 2 if forward_only else len(residences) + 1
         components = {
             "imports": self.imports_bytes,
             "first_use": _FIRST_USE_BYTES,
             "weights": self.weight_bytes(residences),
-            "adapter": footprint.adapter_numbers * (4 + 4 + self.workload.optimizer_bytes),
-            "block_inputs": (len(residences) + 1) * self.step_hidden_bytes + micro_batches * footprint.arguments_bytes,
+            "adapter": footprint.adapter_numbers * per_number,
+            "block_inputs": held_inputs * self.step_hidden_bytes + micro_batches * footprint.arguments_bytes,
             "kept_graphs": kept * micro_batches * footprint.kept_bytes,
             "workspace": workspace,
         }
         components["allocator"] = int(_ALLOCATOR_SHARE * sum(components[k] for k in ("block_inputs", "kept_graphs", "workspace")))
-        seconds = step_seconds(self.work(residences, kept), self.profile, self.dtype)
+        seconds = step_seconds(self.work(residences, kept, tiles), self.profile, self.dtype)
         tokens_per_s = self.workload.tokens_per_step / seconds
         return Plan(
             micro_batch=micro_batch,
@@ -217,12 +227,13 @@ class _Maker:
         tile = tiles.vocab_rows * self.config.hidden_size * (self.itemsize + 4)
         return hidden + running + logits + tile
 
-    def work(self, residences: tuple[Residence, ...], kept: int) -> Work:
+    def work(self, residences: tuple[Residence, ...], kept: int, tiles: LossTiles) -> Work:
         tokens = self.workload.tokens_per_step
         shared = [w for kind, w in zip(residences, self.weights, strict=True) if kind != "dense"]
         streamed = [p for kind, p in zip(residences, self.packed, strict=True) if kind == "streamed"]
         recomputed = sum(self.weights[: len(self.weights) - kept])
-        return Work(tokens, tokens, sum(self.weights), sum(shared), recomputed, self.head_weights, sum(streamed))
+        visits = -(-tokens // tiles.tokens) * -(-self.config.vocab_size // tiles.vocab_rows)
+        return Work(tokens, visits, sum(self.weights), sum(shared), recomputed, self.head_weights, sum(streamed))
 
 
 def _residence_mixes(blocks: int) -> Iterator[tuple[Residence, ...]]:

@@ -125,10 +125,16 @@ def workload(recipe: Recipe, data: PreparedData, steps: int, all_steps: int) -> 
     )
 
 
-def choose_plan(base: Base, lora: LoraConfig, work: Workload, cap: int) -> Plan:
+def choose_plan(base: Base, lora: LoraConfig, work: Workload, cap: int, device: torch.device) -> Plan:
     """The fastest plan under the cap. Raises CapTooSmall where there is none."""
+    profile = machine_profile()
+    dtype = {"cpu": profile.compute_dtype, "cuda": _cuda_dtype()}.get(device.type, "float32")
     with _engine_errors(base):
-        return make_plan(base.config, base.model.store, lora, work, machine_profile(), cap)
+        return make_plan(base.config, base.model.store, lora, work, profile, cap, dtype)
+
+
+def _cuda_dtype() -> str:
+    return "bfloat16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "float32"
 
 
 def earlier_plan(saved: dict[str, Any], recipe: Recipe, cap: int) -> Plan | None:

@@ -105,7 +105,8 @@ def open_scorer(
     rank = max(ranks.values())
     lora = LoraConfig(r=rank, lora_alpha=rank, target_modules=sorted(ranks), task_type="CAUSAL_LM")
     longest = max(data.values(), key=lambda one: int(one.train.row_lengths.max()))
-    plan = choose_plan(base, lora, workload(recipe, longest, 1, 1), cap)
+    work = replace(workload(recipe, longest, 1, 1), forward_only=True)
+    plan = choose_plan(base, lora, work, cap, device)
     report({"event": "plan", **plan.to_json()})
     with hard_limit(plan.cap_bytes):
         model, planned = build_planned(base, lora, plan, device, seed=0)

@@ -107,14 +107,13 @@ def train(request: TrainRequest, report: Reporter) -> TrainResult:
     """
     started = time.monotonic()
     with stop_on_signals() as stop:
-        device = find_device(request.device)
         prepared = _prepare(request, report)
         with hard_limit(prepared.plan.cap_bytes):
-            return _run(request, prepared, device, started, stop, report)
+            return _run(request, prepared, started, stop, report)
 
 
 def _prepare(request: TrainRequest, report: Reporter) -> _Prepared:
-    recipe, folder = request.recipe, RunFolder(request.output)
+    recipe, folder, device = request.recipe, RunFolder(request.output), find_device(request.device)
     folder.check(resume=request.resume, force=request.force)
     base = open_base(recipe.model.name, recipe.model.quantization, report)
     data = prepare_text(request.data, base, data_settings(recipe), report)
@@ -125,7 +124,7 @@ def _prepare(request: TrainRequest, report: Reporter) -> _Prepared:
     lora, cap = lora_config(recipe), cap_bytes(recipe)
     chosen = earlier_plan(checkpoint.plan, recipe, cap) if checkpoint is not None else None
     if chosen is None:
-        chosen = choose_plan(base, copy.deepcopy(lora), workload(recipe, data, steps, order.steps), cap)
+        chosen = choose_plan(base, copy.deepcopy(lora), workload(recipe, data, steps, order.steps), cap, device)
         if checkpoint is not None:
             notice(report, "the memory cap is another one, so the plan is too: losses may differ in their last digits")
     report({"event": "plan", **chosen.to_json()})
@@ -135,13 +134,12 @@ def _prepare(request: TrainRequest, report: Reporter) -> _Prepared:
 def _run(
     request: TrainRequest,
     prepared: _Prepared,
-    device: Any,
     started: float,
     stop: StopRequest,
     report: Reporter,
 ) -> TrainResult:
     recipe, base, chosen = request.recipe, prepared.base, prepared.plan
-    model, planned = build_planned(base, prepared.lora, chosen, device, recipe.training.seed)
+    model, planned = build_planned(base, prepared.lora, chosen, find_device(request.device), recipe.training.seed)
     optimizer = make_optimizer(planned.parameters(), recipe.training.optimizer, recipe.training.weight_decay)
     folder = RunFolder(request.output)
     info = RunInfo(base=base.to_json(), plan=chosen.to_json(), versions=_versions())
