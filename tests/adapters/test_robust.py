@@ -62,6 +62,15 @@ def test_multikrum_keeps_whom_it_keeps_on_the_vectors(seed: int) -> None:
     assert mixture.weights.sum() == pytest.approx(1)
 
 
+@pytest.mark.parametrize("seed", range(12))
+def test_multikrum_scores_by_the_right_number_of_neighbours(seed: int) -> None:
+    draw = torch.Generator().manual_seed(seed)
+    lengths = torch.rand(15, 1, generator=draw, dtype=torch.float64) + 0.5
+    updates = lengths * torch.randn(15, 3, generator=draw, dtype=torch.float64)
+    mixture = robust.mixture(updates @ updates.T, even(15), ones(15), "multikrum")
+    assert set(mixture.weights.nonzero().flatten().tolist()) == dense_multikrum(updates)
+
+
 def dense_geometric_median(updates: Tensor, weights: Tensor) -> Tensor:
     point = weights @ updates
     for _ in range(2000):
