@@ -38,8 +38,10 @@ def set_defaults() -> None:
     # On processors with AVX512-BF16 bitsandbytes, when imported, looks for a kernel on the hub and warns that it found
     # none. Being offline it does not look, and that kernel is not one we use.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-    if not sys.warnoptions:  # set by -W and PYTHONWARNINGS
-        # Our libraries telling each other what they will rename is nothing that the person can act on.
+    if not sys.warnoptions and not os.environ.get("POCKETFT_DEBUG"):  # -W and PYTHONWARNINGS say otherwise
+        # What our libraries will rename, or find unusual in how they are used, the person cannot act on.
+        libraries = r"(accelerate|bitsandbytes|huggingface_hub|peft|torch|transformers)(\.|$)"
+        warnings.filterwarnings("ignore", module=libraries)
         warnings.simplefilter("ignore", FutureWarning)
         warnings.simplefilter("ignore", DeprecationWarning)
 
