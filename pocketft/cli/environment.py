@@ -20,8 +20,8 @@ _DEFAULTS = {
     "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
     # Tokenizer threads would compete with the matrix products for the cores, and warn at every fork.
     "TOKENIZERS_PARALLELISM": "false",
-    # Threads that wait for each other sleep instead of spinning: beside another busy program a step took half to two thirds
-    # of the time, and no longer on an idle machine.
+    # Threads that wait for each other sleep instead of spinning: beside another busy program a step took half to two
+    # thirds of the time, and no longer on an idle machine.
     "OMP_WAIT_POLICY": "PASSIVE",
 }
 
