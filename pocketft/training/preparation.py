@@ -81,6 +81,10 @@ def data_settings(recipe: Recipe) -> DataSettings:
         seed=recipe.training.seed,
         me=data.me,
         column=data.column,
+        deduplicate=data.deduplicate,
+        drop_boilerplate=data.drop_boilerplate,
+        min_chars=data.min_chars,
+        secrets=data.secrets,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,17 +30,23 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         patch.setenv("HF_HUB_OFFLINE", "1")
         base = save_tiny_folder(root / "tiny")
         text, unseen = root / "text", root / "unseen"
-        _write(text, "The lamp at the harbour was lit before the rain came over the bay.", 40)
-        _write(unseen, "The rain came over the harbour before the lamp was lit at the bay.", 4)
+        _write(text, range(40))
+        _write(unseen, range(100, 104))
         yield World(base, text, unseen)
 
 
-def _write(folder: Path, sentence: str, files: int) -> None:
+_WORDS = (
+    "the lamp at a harbour was lit before rain came over our bay and she wrote to her brother about boats bread winter "
+    "letters stones salt rope until nobody in town could tell which door had been left open for him that evening"
+)
+
+
+def _write(folder: Path, numbers: range) -> None:
+    """Texts of like words in other orders, so that there is something to learn and none repeats another."""
     folder.mkdir()
-    words = sentence.split()
-    for number in range(files):
-        turned = words[number % len(words) :] + words[: number % len(words)]
-        (folder / f"{number:02}.txt").write_text(" ".join(turned) + f" It was day {number}.\n")
+    for number in numbers:
+        words = random.Random(number).choices(_WORDS.split(), k=30)
+        (folder / f"{number:03}.txt").write_text(" ".join(words).capitalize() + f". It was day {number}.\n")
 
 
 @pytest.fixture(autouse=True)
