@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+
 EXAMPLES_KEPT = 20  # an account stays small however many files are bad
 
 
@@ -20,6 +21,24 @@ class Turn:
     role: str
     text: str
     fields: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Message:
+    """What one person wrote to others, before it is known whose voice is to be learned.
+
+    `room` tells the conversations of one file apart. `answers` makes it a piece by itself, a mail, and says what it
+    answers: its subject. `mine`: the export itself knows that its owner wrote it.
+    """
+
+    author: str
+    text: str
+    time_s: float | None = None  # since 1970; local times count as UTC
+    room: str = ""
+    answers: str | None = None
+    mine: bool = False
+    address: str = ""  # another name of the author
+    receivers: tuple[str, ...] = ()  # where the message names them
 
 
 @dataclass(frozen=True)
@@ -34,8 +53,11 @@ class Document:
     turns: tuple[Turn, ...] = ()
     tools: tuple[Mapping[str, Any], ...] = ()
     title: str | None = None
+    time_s: float | None = None
     part: int = 0
     last: bool = True
+    first_line: int = 1  # the line of its file on which the text begins
+    record_line: int = 0  # the line on which all of it stands, where each line of the file is a record
 
 
 @dataclass(frozen=True)
@@ -56,7 +78,18 @@ class ReadReport:
     bad_lines: int = 0
     bad: list[Skipped] = field(default_factory=list)
     refused_chats: Counter[str] = field(default_factory=Counter)  # by reason
+    damaged: list[Skipped] = field(default_factory=list)  # read up to there
     remarks: Counter[str] = field(default_factory=Counter)  # read, but with something to say: "read as Windows-1252"
+    notes: list[str] = field(default_factory=list)  # what is to be said once, as it is
+    documents: Counter[str] = field(default_factory=Counter)  # as read, by the reader's name
+    characters: Counter[str] = field(default_factory=Counter)
+    languages: Counter[str] = field(default_factory=Counter)  # documents by language
+    people: Counter[str] = field(default_factory=Counter)  # messages by author
+    own_messages: int = 0  # of the person whose voice is learned
+    voice: str = ""
+    voice_guessed: bool = False
+    first_s: float | None = None  # the earliest and the latest time that a document states
+    last_s: float | None = None
 
     def skip_file(self, name: str, reason: str) -> None:
         self.files_skipped[reason] += 1
@@ -68,12 +101,39 @@ class ReadReport:
         if len(self.bad) < EXAMPLES_KEPT:
             self.bad.append(Skipped(f"{name}:{line}", reason))
 
+    def damage(self, name: str, reason: str) -> None:
+        if len(self.damaged) < EXAMPLES_KEPT:
+            self.damaged.append(Skipped(name, reason))
+
+    def told(self) -> int:
+        """Grows with everything that is reported."""
+        counts = self.bad_lines + sum(self.files_skipped.values()) + sum(self.remarks.values())
+        return counts + len(self.damaged)
+
+    def count(self, reader: str, document: Document) -> None:
+        if not document.part:
+            self.documents[reader] += 1
+            if document.time_s is not None:
+                self.first_s = min(document.time_s, self.first_s or document.time_s)
+                self.last_s = max(document.time_s, self.last_s or document.time_s)
+        self.characters[reader] += len(document.text) + sum(len(turn.text) for turn in document.turns)
+
     def to_json(self) -> dict[str, Any]:
         return {
             "files": dict(self.files),
+            "documents": dict(self.documents),
+            "characters": dict(self.characters),
+            "languages": dict(self.languages.most_common()),
+            "people": [[name, count] for name, count in self.people.most_common(EXAMPLES_KEPT)],
+            "own_messages": self.own_messages,
+            "voice": self.voice,
+            "voice_guessed": self.voice_guessed,
+            "first_s": self.first_s,
+            "last_s": self.last_s,
             "files_skipped": dict(self.files_skipped),
             "skipped": [[skipped.where, skipped.reason] for skipped in self.skipped],
             "bad_lines": self.bad_lines,
+            "damaged": [[damaged.where, damaged.reason] for damaged in self.damaged],
             "bad": [[bad.where, bad.reason] for bad in self.bad],
             "notices": self.notices(),
             "why_nothing": self.why_nothing(),
@@ -93,7 +153,10 @@ class ReadReport:
         else:
             lines = ""
         chats = "; ".join(f"{count} conversations: {reason}" for reason, count in self.refused_chats.items())
-        return "; ".join(clause for clause in (chats, lines, skipped) if clause) or "there are no files"
+        damaged = f"damaged: {self.damaged[0].where}: {self.damaged[0].reason}" if self.damaged else ""
+        remarks = "; ".join(f"{remark}: {count}" for remark, count in self.remarks.items())
+        clauses = (chats, lines, damaged, skipped, remarks, *self.notes)
+        return "; ".join(clause for clause in clauses if clause) or "there are no files"
 
     def notices(self) -> list[str]:
         """What the person should see even when all went well, one line each."""
@@ -106,11 +169,14 @@ class ReadReport:
             shown = ", ".join(f"{b.where} ({b.reason})" for b in self.bad[:5])
             total = self.bad_lines
             lines.append(f"skipped {total} unusable line{_s(total)}: {shown}{_more(total, 5)}")
+        if self.damaged:
+            shown = ", ".join(f"{d.where} ({d.reason})" for d in self.damaged[:5])
+            lines.append(f"damaged and read as far as possible: {shown}{_more(len(self.damaged), 5)}")
         for reason, count in self.refused_chats.items():
             lines.append(f"skipped {count} conversation{_s(count)}: {reason}")
         for remark, count in self.remarks.items():
             lines.append(f"{remark}: {count}")
-        return lines
+        return lines + self.notes
 
 
 def _s(count: int) -> str:

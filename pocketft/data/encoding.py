@@ -7,12 +7,14 @@ as unknown rather than turned into wrong letters.
 from __future__ import annotations
 
 import codecs
+import io
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TextIO
+
+from pocketft.data.sources import SourceFile
 
 _BOMS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
@@ -86,7 +88,7 @@ def detect(head: bytes) -> str | NotText:
 
 
 @contextmanager
-def open_text(path: Path, encoding: str) -> Iterator[tuple[TextIO, Decoded]]:
+def open_text(file: SourceFile, encoding: str) -> Iterator[tuple[TextIO, Decoded]]:
     """Open for reading in pieces: newlines become "\\n", no byte raises."""
     decoded = Decoded()
 
@@ -98,8 +100,8 @@ def open_text(path: Path, encoding: str) -> Iterator[tuple[TextIO, Decoded]]:
         return taken, error.end
 
     codecs.register_error(_ON_ERROR, take_as_windows_1252)  # replaces that of the file before
-    with path.open(encoding=encoding, errors=_ON_ERROR, newline=None) as file:
-        yield file, decoded
+    with io.TextIOWrapper(file.open(), encoding=encoding, errors=_ON_ERROR, newline=None) as text:
+        yield text, decoded
 
 
 def without_surrogates(text: str) -> str:

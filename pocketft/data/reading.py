@@ -5,19 +5,16 @@ The one place where the steps of reading meet, for training and for `pocketft da
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from pocketft.data.documents import Document, ReadReport
 from pocketft.data.layout import DataSettings
 from pocketft.data.readers import read_documents
-from pocketft.data.sources import SourceFile, find_files
+from pocketft.data.readers.choose import Watch
+from pocketft.data.sources import find_files
 
-Watch = Callable[[Iterator[SourceFile]], Iterator[SourceFile]]
 
-
-def read(
-    paths: Sequence[Path], settings: DataSettings, report: ReadReport, watch: Watch = lambda files: files
-) -> Iterator[Document]:
+def read(paths: Sequence[Path], settings: DataSettings, report: ReadReport, watch: Watch = iter) -> Iterator[Document]:
     """`watch` sees each file before it is read: a progress bar."""
-    return read_documents(watch(find_files(paths, report)), report)
+    return read_documents(find_files(paths, report), report, me=settings.me, column=settings.column, watch=watch)

@@ -1,31 +1,111 @@
 """Which files a person means by the paths they gave, in a fixed order, and what identifies their content.
 
-Knows the file system: folders, links, hidden names. Knows nothing of what is in a file.
+Knows the file system: folders, links, hidden names, and how a file is opened, be it in an archive. Knows nothing of
+what is in one.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
 import os
+import posixpath
+import shutil
 import stat
+import tempfile
+import zipfile
+import zlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import IO, Any
 
 from pocketft.data.documents import ReadReport
 from pocketft.errors import UsageError
 
 RUN_FOLDER_FILES = ("pocketft.json", "adapter_config.json")
+MADE_BY_TOOLS = ("node_modules", "__pycache__", "__MACOSX")
+MAILDIR = ("cur", "new", "tmp")
 CHUNK_BYTES = 1 << 20
+SPOOL_BYTES = 4 << 20
 
 
 @dataclass(frozen=True)
 class SourceFile:
-    """`name` is how the file is shown and told apart: its path from the folder that was given, never absolute."""
+    """`name` is how the file is shown and told apart: its path from the folder that was given, never absolute.
+
+    A file in an archive has the archive's `path` and is a `member` of the open `archive`.
+    """
 
     path: Path
     name: str
     size_bytes: int
+    archive: zipfile.ZipFile | None = field(default=None, compare=False, repr=False)
+    member: str = ""
+
+    @property
+    def suffix(self) -> str:
+        return PurePosixPath(self.name).suffix.lower()
+
+    def open(self) -> IO[bytes]:
+        """For reading once, from the beginning. Whatever is wrong with it is an OSError."""
+        if self.archive is None:
+            return self.path.open("rb")
+        try:
+            return io.BufferedReader(_Member(self.archive.open(self.member)), CHUNK_BYTES)
+        except _DAMAGED as error:
+            raise _damaged(error) from error
+
+    def open_seekable(self) -> IO[bytes]:
+        """For formats that are read from their end; a member of an archive is copied out, to disk if it is large."""
+        if self.archive is None:
+            return self.path.open("rb")
+        copy = tempfile.SpooledTemporaryFile(max_size=SPOOL_BYTES)  # noqa: SIM115 - the caller closes it
+        with self.open() as stream:
+            shutil.copyfileobj(stream, copy, CHUNK_BYTES)
+        copy.seek(0)
+        return copy  # type: ignore[return-value]
+
+    def neighbour(self, relative: str) -> SourceFile | None:
+        """Another file of the same export, named from this one's folder: "../users.json"."""
+        name = posixpath.normpath(posixpath.join(posixpath.dirname(self.name), relative))
+        if self.archive is not None:
+            member = posixpath.normpath(posixpath.join(posixpath.dirname(self.member), relative))
+            try:
+                return SourceFile(self.path, name, self.archive.getinfo(member).file_size, self.archive, member)
+            except KeyError:
+                return None
+        path = self.path.parent / relative
+        return SourceFile(path, name, path.stat().st_size) if path.is_file() else None
+
+
+_DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError)
+
+
+def _damaged(error: Exception) -> OSError:
+    return OSError(f"damaged archive ({error})" if str(error) else "damaged archive")
+
+
+class _Member(io.RawIOBase):
+    """A file in an archive. zipfile never hands out more bytes than the size that the archive states."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream = stream
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        try:
+            data = self._stream.read(len(buffer))
+        except _DAMAGED as error:
+            raise _damaged(error) from error
+        buffer[: len(data)] = data
+        return len(data)
+
+    def close(self) -> None:
+        self._stream.close()
+        super().close()
 
 
 def check_paths(paths: Iterable[Path]) -> None:
@@ -81,10 +161,13 @@ def _walk(folder: Path, name: str, seen: set[int], report: ReadReport) -> Iterat
         return
     if any(mark in names for mark in RUN_FOLDER_FILES):
         return
+    is_maildir = set(MAILDIR) <= set(names)
     for entry in names:
-        if entry.startswith("."):
-            continue
         path = folder / entry
+        if entry.startswith(".") and not (is_maildir and (path / "cur").is_dir()):  # a Maildir's folders are hidden
+            continue
+        if entry in MADE_BY_TOOLS or (is_maildir and entry == "tmp"):
+            continue
         shown = f"{name}/{entry}"
         if path.is_dir():
             yield from _walk(path, shown, seen, report)

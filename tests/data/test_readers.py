@@ -61,25 +61,25 @@ def test_links_neither_loop_nor_read_a_file_twice(notes: Path) -> None:
 
 
 def test_what_is_not_text_is_skipped_with_its_kind(notes: Path) -> None:
-    (notes / "a.txt").write_bytes(b"%PDF-1.7 ...")
+    (notes / "a.txt").write_bytes(b"\x89PNG\r\n...")
     (notes / "b.txt").write_bytes(bytes(range(256)) * 40)
     (notes / "c.txt").write_bytes(b"")
     (notes / "d.txt").write_text(" \n\n")
     (notes / "e.txt").write_bytes("Привет, как дела? Сегодня хорошая погода.".encode("cp1251"))
     os.mkfifo(notes / "f.txt")
-    (notes / "g.json").write_text('[\n {"text": "x"}\n]')
+    (notes / "g.json").write_text('[\n {"title": "x", "kind": 3}\n]')
     documents, report = read(notes)
     assert not documents
     assert set(report.files_skipped) == {
-        "binary file (PDF document)",
+        "binary file (PNG image)",
         "binary file",
         "empty file",
         "nothing but white space",
         "unknown encoding (not UTF-8, UTF-16 or Windows-1252); save it as UTF-8",
         "not a regular file",
-        "JSON array (JSON Lines has one object a line)",
+        "JSON array that is no export known here (keys: kind, title)",
     }
-    assert report.notices()[0].startswith("skipped 7 files: notes/a.txt (binary file (PDF document)), ")
+    assert report.notices()[0].startswith("skipped 7 files: notes/f.txt (not a regular file), notes/a.txt (binary file")
     assert report.notices()[0].endswith("and 2 more")
 
 
@@ -205,10 +205,10 @@ def test_json_lines_become_documents_and_bad_lines_are_told(notes: Path) -> None
 
 def test_json_lines_are_known_by_content_in_a_file_of_any_name(notes: Path) -> None:
     (notes / "export.txt").write_text('{"text": "one"}\n{"text": "two"}\n')
-    (notes / "pretty.json").write_text('{\n "text": "x"\n}')
+    (notes / "pretty.json").write_text('{\n "kind": "x"\n}')
     documents, report = read(notes)
     assert [d.text for d in documents] == ["one", "two"]
-    assert report.files_skipped == {"JSON document (JSON Lines has one object a line)": 1}
+    assert report.files_skipped == {"JSON object that is no export known here (keys: kind)": 1}
 
 
 def test_a_line_too_long_for_memory_is_skipped(notes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -223,7 +223,7 @@ def test_a_line_too_long_for_memory_is_skipped(notes: Path, monkeypatch: pytest.
 def test_no_line_of_json_lines_raises(line: str) -> None:
     try:
         list(jsonl._documents(line, "x"))
-    except jsonl._Unusable as why:
+    except jsonl.Unusable as why:
         assert str(why)
 
 
@@ -241,7 +241,7 @@ JSON = st.recursive(
 def test_no_record_of_json_lines_raises(record: dict[str, object]) -> None:
     try:
         list(jsonl._documents(json.dumps(record), "x"))
-    except jsonl._Unusable as why:
+    except jsonl.Unusable as why:
         assert str(why)
 
 

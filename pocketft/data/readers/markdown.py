@@ -1,19 +1,20 @@
-"""Markdown: as plain text, without its front matter; the title comes from there or from the first heading.
+"""Markdown, and the exports of Obsidian and Notion: without front matter, attachments and the links' machinery.
 
-The markup itself stays: it is how the person writes.
+The markup itself stays: it is how the person writes. The title comes from the front matter or from the first heading.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from typing import TextIO
 
-from pocketft.data.borders import PART_CHARS
 from pocketft.data.documents import Document, ReadReport
 from pocketft.data.encoding import open_text
 from pocketft.data.readers.reader import Reader, Sample
 from pocketft.data.readers.text import documents_of_text, remark_encoding
 
+MAX_LINE_CHARS = 1 << 16
 _NAMES = (".md", ".markdown", ".mdown", ".mkd", ".qmd")
 _HEADING = re.compile(r"^#{1,6}[ \t]+(\S.*?)[ \t]*#*$", re.MULTILINE)
 _MARKUP = re.compile(r"^(?:#{1,6}[ \t]+\S|```|[-*] \[[ xX]\] |!?\[[^\]\n]*\]\([^)\n]+\))", re.MULTILINE)
@@ -22,23 +23,73 @@ _MARKS = {"---": ("---", "..."), "+++": ("+++",)}
 # followed by prose instead.
 _META_LINE = re.compile(r"\s*$|\s*#|\s*-(\s|$)|\s+\S|[\w\"'][\w .\"'/-]*\s*[:=](\s|$|\S)")
 
+_FENCE = re.compile(r"[ \t]*(?:```|~~~)")
+_EMBED = re.compile(r"!\[\[[^\]\n]*\]\]|!\[[^\]\n]*\]\([^)\n]*\)")  # pictures and other attachments
+_WIKI = re.compile(r"\[\[([^\]|\n]*)(?:\|([^\]\n]*))?\]\]")
+_LOCAL = re.compile(r"\[([^\]\n]+)\]\((?!https?:|mailto:|#)[^)\n]*\)")  # a page or file of the same vault
+_BLOCK_ID = re.compile(r"[ \t]+\^[A-Za-z0-9-]+[ \t]*$", re.MULTILINE)
+_COMMENT = re.compile(r"%%.*?%%")
+_NOTION_ID = re.compile(r"\b[0-9a-f]{32}\b")
+_NOTION_PROPERTY = re.compile(r"[A-Z][\w /()&-]{0,40}: \S.*$")
+
 
 def _recognises(sample: Sample) -> bool:
-    return (
-        sample.path.suffix.lower() in _NAMES
-        or front_matter_end(sample.head) > 0
-        or len(_MARKUP.findall(sample.head)) >= 2
-    )
+    return sample.suffix in _NAMES or front_matter_end(sample.head) > 0 or len(_MARKUP.findall(sample.head)) >= 2
 
 
 def _read(sample: Sample, report: ReadReport) -> Iterator[Document]:
     skip = front_matter_end(sample.head)
     title = _title(sample.head[:skip], sample.head[skip:])
-    with open_text(sample.path, sample.encoding) as (file, decoded):
+    with open_text(sample.file, sample.encoding) as (file, decoded):
         for _ in range(sample.head[:skip].count("\n")):
             file.readline()
-        yield from documents_of_text(iter(lambda: file.read(PART_CHARS), ""), sample.name, title)
+        properties = _NOTION_ID.search(sample.name) is not None
+        yield from documents_of_text(_lines(file, notion=properties), sample.name, title)
     remark_encoding(decoded, sample, report)
+
+
+def _lines(file: TextIO, *, notion: bool) -> Iterator[str]:
+    """Line by line, for what stands between fences is code and stays as it is."""
+    fenced = commented = False
+    number = 0
+    while line := file.readline(MAX_LINE_CHARS):
+        number += 1
+        if _FENCE.match(line):
+            fenced = not fenced
+        elif not fenced:
+            if notion and 2 < number < 20:  # a page's properties stand between its heading and its text
+                if _NOTION_PROPERTY.match(line):
+                    continue
+                notion = not line.strip()
+            if "%%" in line:
+                line = _COMMENT.sub("", line)
+                if "%%" in line:  # opens or closes a comment of several lines
+                    commented = not commented
+                    continue
+            if commented:
+                continue
+            bare = _plain(line)
+            if bare is not line and not bare.strip():
+                continue  # nothing but an attachment
+            line = bare
+        yield line
+
+
+def _plain(line: str) -> str:
+    if "](" in line or "[[" in line:
+        changed = _LOCAL.sub(r"\1", _WIKI.sub(_page, _EMBED.sub("", line)))
+        line = line if changed == line else changed
+    if " ^" in line:
+        line = _BLOCK_ID.sub("", line)
+    return line
+
+
+def _page(match: re.Match[str]) -> str:
+    """What a wiki link shows: its alias, or the page's name."""
+    if match[2]:
+        return match[2]
+    page, _, heading = match[1].partition("#")
+    return page.rpartition("/")[2] or heading
 
 
 def front_matter_end(head: str) -> int:

@@ -11,7 +11,7 @@ from pocketft.data.readers.reader import Reader, Sample
 
 
 def _read(sample: Sample, report: ReadReport) -> Iterator[Document]:
-    with open_text(sample.path, sample.encoding) as (file, decoded):
+    with open_text(sample.file, sample.encoding) as (file, decoded):
         yield from documents_of_text(iter(lambda: file.read(PART_CHARS), ""), sample.name)
     remark_encoding(decoded, sample, report)
 
