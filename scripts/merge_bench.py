@@ -31,7 +31,7 @@ _MERGE = """
 import json, sys, time
 from pathlib import Path
 import torch
-from pocketft.adapters.merge import MergeSettings
+from pocketft.adapters.merge_settings import MergeSettings
 from pocketft.adapters.merge_files import merge_files
 from pocketft.memory.meter import peak_rss_bytes
 settings, output, *paths = sys.argv[1:]

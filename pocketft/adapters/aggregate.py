@@ -14,6 +14,7 @@ Pure functions on tensors: no files, no configuration, no adapters' names. Live 
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -26,6 +27,9 @@ from pocketft.adapters.state import Factors
 # Directions whose energy is below this part of the strongest one are rounding, not training (singular values below
 # 1e-6).
 NOISE = 1e-12
+
+# PEFT's rules warn, and draw from torch's global generator: neither bears two threads at once.
+_PEFT = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -278,7 +282,7 @@ def _in_core_space(
     cores = [scale * root_b[run].T @ root_a[run] for run, scale in zip(module.runs(), scales, strict=True)]
     _, u = torch.linalg.eigh(torch.stack([core @ core.T for core in cores]).sum(0))
     _, v = torch.linalg.eigh(torch.stack([core.T @ core for core in cores]).sum(0))
-    with warnings.catch_warnings():
+    with _PEFT, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a density of one is meant
         merged = merge([u.T @ core @ v for core in cores], mixture.weights * len(cores))
     left, values, right = torch.linalg.svd(merged, full_matrices=False)

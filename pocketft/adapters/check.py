@@ -15,7 +15,8 @@ from typing import Any
 from torch import Tensor
 
 from pocketft.adapters import robust
-from pocketft.adapters.merge import FACTOR_WISE, MergedAdapter, MergeSettings, merge_states
+from pocketft.adapters.merge import MergedAdapter, merge_states
+from pocketft.adapters.merge_settings import FACTOR_WISE, MergeSettings
 from pocketft.adapters.state import AdapterInfo, AdapterState, folded
 from pocketft.errors import UsageError
 

@@ -34,6 +34,7 @@ from pocketft.adapters.state import (
     ModuleInfo,
     natural_order,
 )
+from pocketft.adapters.threads import in_threads
 from pocketft.errors import AdapterError, UsageError
 from pocketft.files import atomic_folder, sha256_of
 
@@ -128,8 +129,7 @@ def write_adapter(
     specs.update({name: TensorSpec(torch.float32, shape) for name, shape in info.extras.items()})
 
     def tensors() -> Iterator[tuple[str, Tensor]]:
-        for name, module in info.modules.items():
-            factors = adapter.factors(name)
+        for module, factors in zip(info.modules.values(), in_threads(adapter.factors, info.modules), strict=True):
             yield from zip(module.tensor_names(), (factors.a, factors.b), strict=True)
         for name in info.extras:
             yield name, adapter.extra(name)

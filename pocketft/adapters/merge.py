@@ -11,7 +11,6 @@ import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -21,40 +20,14 @@ from pocketft.adapters.aggregate import Combination, Mixture, ModuleGram
 from pocketft.adapters.compatibility import check_mergeable
 from pocketft.adapters.gram_store import GramStore
 from pocketft.adapters.merge_report import MergeReport, ParentReport
+from pocketft.adapters.merge_settings import DEFAULT_ENERGY, FACTOR_WISE, MergeSettings, check_settings
 from pocketft.adapters.merged_info import merged_info, merged_module, merged_provenance
 from pocketft.adapters.state import AdapterInfo, AdapterState, Factors, natural_order
+from pocketft.adapters.threads import in_threads
 from pocketft.adapters.weighting import Weighting, as_given, by_tokens
 from pocketft.errors import AdapterError, UsageError
 
-MergeMethod = Literal["exact", "fedavg", "ffa", "ties", "dare"]
-METHODS: tuple[MergeMethod, ...] = ("exact", "fedavg", "ffa", "ties", "dare")
-FACTOR_WISE = ("fedavg", "ffa")
-
-DEFAULT_ENERGY = 0.99
 _MAX_GRAM_BYTES = 2 << 30
-
-
-@dataclass(frozen=True)
-class MergeSettings:
-    """`energy` None keeps 99% and at least the adapters' own rank, so that merging equal adapters loses nothing.
-    `clip` None is the median norm, or no clipping with `lossless`."""
-
-    method: MergeMethod = "exact"
-    weights: tuple[float, ...] | None = None  # None: by training tokens
-    rank: int | None = None
-    energy: float | None = None
-    lossless: bool = False
-    density: float = 0.5  # ties, dare: the part of the entries that is kept
-    clip: float | Literal["none", "median"] | None = None
-    robust: robust.RobustRule = "none"
-    seed: int = 0  # dare
-    allow_different_quantization: bool = False
-
-    @property
-    def clip_limit(self) -> float | Literal["median"] | None:
-        if self.clip is None:
-            return None if self.lossless else "median"
-        return None if self.clip == "none" else self.clip
 
 
 @dataclass(frozen=True)
@@ -87,7 +60,7 @@ def merge_states(states: Sequence[AdapterState], settings: MergeSettings) -> Mer
     """
     if not states:
         raise UsageError("nothing to merge; name at least one adapter")
-    _check_settings(settings, len(states))
+    check_settings(settings, len(states))
     notices = check_mergeable(
         [state.info for state in states], allow_different_quantization=settings.allow_different_quantization
     )
@@ -102,10 +75,14 @@ def merge_states(states: Sequence[AdapterState], settings: MergeSettings) -> Mer
     _check_size(infos, ranks)
     store = GramStore(ranks)
     products = torch.zeros(len(states), len(states), dtype=torch.float64)
-    for index, name in enumerate(names):
-        gram = _gram(states, name, ranks[index])
-        products += aggregate.inner_products(gram)
-        store.put(index, gram)
+
+    def judge(module: tuple[int, str]) -> Tensor:
+        gram = _gram(states, module[1], ranks[module[0]])
+        store.put(module[0], gram)
+        return aggregate.inner_products(gram)
+
+    for part in in_threads(judge, enumerate(names)):
+        products += part
     _check_extras(states)
     weights = torch.tensor([weighting.weights[index] for index in order], dtype=torch.float64)
     scales = robust.clip_scales(products, settings.clip_limit)
@@ -116,15 +93,16 @@ def merge_states(states: Sequence[AdapterState], settings: MergeSettings) -> Mer
             f"--robust {settings.robust} leaves only adapters of weight zero; give other --weights"
         ) from None
 
-    combinations: list[Combination] = []
-    error = wanted = 0.0
-    for index, name in enumerate(names):
-        gram = store.get(index)
-        combination = store.replace(index, _combine(gram, mixture, settings, name, infos))
-        if settings.method == "fedavg":
-            squares = aggregate.cross_term_error(gram, mixture, combination)
-            error, wanted = error + squares[0], wanted + squares[1]
-        combinations.append(combination)
+    def combine(module: tuple[int, str]) -> tuple[Combination, float, float]:
+        gram = store.get(module[0])
+        combination = store.replace(module[0], _combine(gram, mixture, settings, module[1], infos))
+        if settings.method != "fedavg":
+            return combination, 0.0, 0.0
+        return combination, *aggregate.cross_term_error(gram, mixture, combination)
+
+    found = list(in_threads(combine, enumerate(names)))
+    combinations = [combination for combination, _, _ in found]
+    error, wanted = sum(squares for _, squares, _ in found), sum(squares for _, _, squares in found)
 
     rank = _rank(combinations, settings, infos, notices)
     cut = [combination.truncated(rank) for combination in combinations]
@@ -163,32 +141,6 @@ def merge_states(states: Sequence[AdapterState], settings: MergeSettings) -> Mer
         combinations=dict(zip(names, cut, strict=True)),
         shares=tuple(mixture.weights.tolist()),
     )
-
-
-def _check_settings(settings: MergeSettings, count: int) -> None:
-    if settings.method not in METHODS:
-        raise UsageError(f"no merge method {settings.method!r}; there are {', '.join(METHODS)}")
-    if settings.robust not in robust.FEWEST:
-        raise UsageError(f"no robust rule {settings.robust!r}; there are {', '.join(robust.FEWEST)}")
-    if count < robust.FEWEST[settings.robust]:
-        raise UsageError(
-            f"--robust {settings.robust} needs at least {robust.FEWEST[settings.robust]} adapters, not {count}"
-        )
-    cuts = [settings.rank is not None, settings.energy is not None, settings.lossless]
-    if sum(cuts) > 1:
-        raise UsageError("--rank, --energy and --lossless each decide the rank; give one of them")
-    if any(cuts) and settings.method in FACTOR_WISE:
-        raise UsageError(
-            f"{settings.method} keeps the rank of its adapters; --rank, --energy and --lossless are for the others"
-        )
-    if settings.rank is not None and settings.rank < 1:
-        raise UsageError("--rank must be at least 1")
-    if settings.energy is not None and not 0 < settings.energy <= 1:
-        raise UsageError("--energy is the part to keep, above 0 and up to 1, for example 0.99")
-    if not 0 < settings.density <= 1:
-        raise UsageError("--density is the part of the entries to keep, above 0 and up to 1")
-    if isinstance(settings.clip, float) and not 0 < settings.clip < math.inf:
-        raise UsageError("--clip must be none, median, or a norm above zero")
 
 
 def _weighting(states: Sequence[AdapterState], settings: MergeSettings) -> Weighting:

@@ -10,8 +10,9 @@ from typing import Any
 from pocketft.adapters.card import model_card
 from pocketft.adapters.check import CheckReport, Scorer, check_merge
 from pocketft.adapters.folder import CARD_FILE, FolderAdapter, check_output, read_adapter, write_adapter
-from pocketft.adapters.merge import MergedAdapter, MergeSettings, merge_states
+from pocketft.adapters.merge import MergedAdapter, merge_states
 from pocketft.adapters.merge_report import MergeReport
+from pocketft.adapters.merge_settings import MergeSettings
 from pocketft.errors import AdapterError, UsageError
 
 

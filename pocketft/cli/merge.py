@@ -107,8 +107,8 @@ def merge(
         from pocketft.cli.environment import allow_hub_for
 
         allow_hub_for(model)
-    from pocketft.adapters.merge import MergeSettings
     from pocketft.adapters.merge_files import merge_files
+    from pocketft.adapters.merge_settings import MergeSettings
 
     settings = MergeSettings(
         method=method.value,

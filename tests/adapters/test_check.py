@@ -13,8 +13,9 @@ from torch import Tensor
 
 from pocketft.adapters.check import FoldedFactors, check_merge
 from pocketft.adapters.folder import FolderAdapter
-from pocketft.adapters.merge import MergeSettings, merge_states
+from pocketft.adapters.merge import merge_states
 from pocketft.adapters.merge_files import merge_files
+from pocketft.adapters.merge_settings import MergeSettings
 from pocketft.adapters.state import Factors, MemoryAdapter
 from pocketft.errors import AdapterError, UsageError
 from tests.adapters.build import SHAPES, adapter, changed, dense, distance, holding, write

@@ -11,7 +11,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from pocketft.adapters.folder import read_adapter
 from pocketft.adapters.group import write_group
-from pocketft.adapters.merge import MergeSettings, merge_states
+from pocketft.adapters.merge import merge_states
+from pocketft.adapters.merge_settings import MergeSettings
 from pocketft.adapters.state import Factors
 from pocketft.errors import UsageError
 from pocketft.recipe import Recipe, load_recipe

@@ -17,8 +17,9 @@ from safetensors.torch import load_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from pocketft.adapters.folder import read_adapter
-from pocketft.adapters.merge import MergeSettings, merge_states
+from pocketft.adapters.merge import merge_states
 from pocketft.adapters.merge_files import merge_files
+from pocketft.adapters.merge_settings import MergeSettings
 from pocketft.adapters.state import Factors, MemoryAdapter
 from pocketft.errors import AdapterError, UsageError
 from tests.adapters.build import SHAPES, adapter, changed, dense, distance, holding, mean, write
