@@ -40,6 +40,12 @@ class DataSection(_Section):
         None, min_length=1, description="your name in chats and mail, several with commas; by default it is guessed"
     )
     column: str | None = Field(None, min_length=1, description="the column of a CSV or TSV file that holds the text")
+    deduplicate: bool = Field(True, description="leave out texts that were there before, word for word or nearly so")
+    drop_boilerplate: bool = Field(True, description="leave out lines that a folder repeats in document after document")
+    min_chars: int = Field(16, ge=0, le=1_000_000, description="shorter texts are left out; conversations never are")
+    secrets: Literal["redact", "keep", "refuse"] = Field(
+        "redact", description="keys, passwords, card and phone numbers: replaced, learned, or a reason to stop"
+    )
 
 
 class LoraSection(_Section):

@@ -117,6 +117,7 @@ class DataReport:
     skipped: tuple[tuple[str, str], ...]
     bad_lines: int
     bad: tuple[tuple[str, str], ...]
+    cleaning: dict[str, Any]  # counts of what was left out; of secrets by kind, with the first places of each
     notices: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
@@ -221,6 +222,7 @@ def _open(cache_dir: Path, of_tokens: str, of_rows: str) -> PreparedData | None:
         skipped=tuple((where, reason) for where, reason in reading["skipped"]),
         bad_lines=reading["bad_lines"],
         bad=tuple((where, reason) for where, reason in reading["bad"]),
+        cleaning=reading["cleaning"],
         notices=(*reading["notices"], *about_rows["notices"]),
     )
     sides = {side: RowSet(tokens, rows, side, about_tokens["prefix"]) for side in ("train", "val")}

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from pocketft.data.cleaning.account import CleanReport
 
 EXAMPLES_KEPT = 20  # an account stays small however many files are bad
 
@@ -78,6 +79,7 @@ class ReadReport:
     bad_lines: int = 0
     bad: list[Skipped] = field(default_factory=list)
     refused_chats: Counter[str] = field(default_factory=Counter)  # by reason
+    cleaning: CleanReport = field(default_factory=CleanReport)
     damaged: list[Skipped] = field(default_factory=list)  # read up to there
     remarks: Counter[str] = field(default_factory=Counter)  # read, but with something to say: "read as Windows-1252"
     notes: list[str] = field(default_factory=list)  # what is to be said once, as it is
@@ -135,6 +137,7 @@ class ReadReport:
             "bad_lines": self.bad_lines,
             "damaged": [[damaged.where, damaged.reason] for damaged in self.damaged],
             "bad": [[bad.where, bad.reason] for bad in self.bad],
+            "cleaning": self.cleaning.to_json(),
             "notices": self.notices(),
             "why_nothing": self.why_nothing(),
         }
@@ -155,7 +158,7 @@ class ReadReport:
         chats = "; ".join(f"{count} conversations: {reason}" for reason, count in self.refused_chats.items())
         damaged = f"damaged: {self.damaged[0].where}: {self.damaged[0].reason}" if self.damaged else ""
         remarks = "; ".join(f"{remark}: {count}" for remark, count in self.remarks.items())
-        clauses = (chats, lines, damaged, skipped, remarks, *self.notes)
+        clauses = (chats, lines, damaged, self.cleaning.why_nothing(), skipped, remarks, *self.notes)
         return "; ".join(clause for clause in clauses if clause) or "there are no files"
 
     def notices(self) -> list[str]:
@@ -176,7 +179,7 @@ class ReadReport:
             lines.append(f"skipped {count} conversation{_s(count)}: {reason}")
         for remark, count in self.remarks.items():
             lines.append(f"{remark}: {count}")
-        return lines + self.notes
+        return lines + self.cleaning.notices() + self.notes
 
 
 def _s(count: int) -> str:

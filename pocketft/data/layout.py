@@ -40,7 +40,7 @@ KEPT_AGE_S = 24 * 3600
 
 @dataclass(frozen=True)
 class DataSettings:
-    """`seed` chooses which documents are held out; `me` and `column`: see the recipe's data section."""
+    """`seed` chooses which documents are held out; the others: see the recipe's data section."""
 
     max_seq_length: int = 512
     val_split: float = 0.05
@@ -48,10 +48,14 @@ class DataSettings:
     seed: int = 0
     me: str | None = None
     column: str | None = None
+    deduplicate: bool = True
+    drop_boilerplate: bool = True
+    min_chars: int = 16
+    secrets: str = "redact"  # "keep", "refuse"
 
 
 # The settings on which the tokens depend, and not only the rows made of them.
-READING_SETTINGS = ("me", "column")
+READING_SETTINGS = ("me", "column", "deduplicate", "drop_boilerplate", "min_chars", "secrets")
 
 
 def tokens_key(content: str, tokenizer: str, settings: DataSettings) -> str:

@@ -10,7 +10,7 @@ import json
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +67,7 @@ class _Progress:
         self._before = self._in_file = self._size = 0
         self._told_s = 0.0
 
-    def files(self, files: Iterator[SourceFile]) -> Iterator[SourceFile]:
+    def files(self, files: Iterable[SourceFile]) -> Iterator[SourceFile]:
         for file in files:
             self._size, self._in_file = file.size_bytes, 0
             yield file

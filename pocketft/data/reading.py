@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from pocketft.data.cleaning.clean import clean
 from pocketft.data.documents import Document, ReadReport
 from pocketft.data.layout import DataSettings
 from pocketft.data.readers import read_documents
@@ -17,4 +18,6 @@ from pocketft.data.sources import find_files
 
 def read(paths: Sequence[Path], settings: DataSettings, report: ReadReport, watch: Watch = iter) -> Iterator[Document]:
     """`watch` sees each file before it is read: a progress bar."""
-    return read_documents(find_files(paths, report), report, me=settings.me, column=settings.column, watch=watch)
+    files = find_files(paths, report)
+    documents = read_documents(files, report, me=settings.me, column=settings.column, watch=watch)
+    return clean(documents, settings, report.cleaning)
