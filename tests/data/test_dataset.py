@@ -32,7 +32,9 @@ def prepare(tmp_path: Path, plain_dir: Path) -> Callable[..., PreparedData]:
     def run(
         *paths: Path, tokenizer: Path = plain_dir, events: list[dict[str, Any]] | None = None, **settings: Any
     ) -> PreparedData:
-        chosen = DataSettings(**{"max_seq_length": 64, **settings})
+        # These notes repeat each other, and what is tested here is what becomes of every word.
+        plain = {"deduplicate": False, "drop_boilerplate": False, "min_chars": 0}
+        chosen = DataSettings(**{"max_seq_length": 64, **plain, **settings})
         return prepare_dataset(
             list(paths), tokenizer, chosen, tmp_path / "cache", (events if events is not None else []).append
         )
