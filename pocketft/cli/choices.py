@@ -37,6 +37,7 @@ class Choices:
     device: str = "auto"
     me: str | None = None
     column: str | None = None
+    secrets: str | None = None
 
     def request(self) -> TrainRequest:
         """Everything checked that can be checked before the first heavy import."""
@@ -71,6 +72,7 @@ class Choices:
             "model.name": self.model,
             "data.me": self.me,
             "data.column": self.column,
+            "data.secrets": self.secrets,
             "memory.max": self.memory,
             "training.seed": self.seed,
         }

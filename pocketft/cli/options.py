@@ -15,6 +15,12 @@ class Device(str, Enum):
     mps = "mps"
 
 
+class Secrets(str, Enum):
+    redact = "redact"
+    keep = "keep"
+    refuse = "refuse"
+
+
 def _recipe_option(*names: str, **details: Any) -> Any:
     return typer.Option(*names, rich_help_panel="What to learn, and how", show_default=False, **details)
 
@@ -37,6 +43,9 @@ Me = Annotated[
     str | None, _recipe_option("--me", metavar="NAME", help="Your name in chats and mail: the voice to learn.")
 ]
 Column = Annotated[str | None, _recipe_option("--column", metavar="NAME", help="The column of CSV files to read.")]
+SecretsChoice = Annotated[
+    Secrets | None, _recipe_option("--secrets", help="Keys, passwords, card and phone numbers. Default: redact.")
+]
 Seed = Annotated[int | None, _recipe_option("--seed", metavar="N", help="For the order and the initial weights.")]
 
 Output = Annotated[

@@ -19,6 +19,7 @@ def plan(
     overrides: options.Overrides = None,
     me: options.Me = None,
     column: options.Column = None,
+    secrets: options.SecretsChoice = None,
     seed: options.Seed = None,
     output: options.Output = None,
     max_steps: options.MaxSteps = None,
@@ -45,6 +46,7 @@ def plan(
             device.value,
             me,
             column,
+            secrets and secrets.value,
         ),
         as_json=json,
     )

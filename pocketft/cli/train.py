@@ -23,6 +23,7 @@ def train(
     overrides: options.Overrides = None,
     me: options.Me = None,
     column: options.Column = None,
+    secrets: options.SecretsChoice = None,
     seed: options.Seed = None,
     output: options.Output = None,
     max_steps: options.MaxSteps = None,
@@ -49,6 +50,7 @@ def train(
         device.value,
         me,
         column,
+        secrets and secrets.value,
     )
     if dry_run:
         from pocketft.cli.plan import show_plan

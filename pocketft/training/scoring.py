@@ -100,7 +100,7 @@ def open_scorer(
     """
     device = find_device("auto")
     base = open_base(recipe.model.name, recipe.model.quantization, report)
-    settings = replace(data_settings(recipe), val_split=0.0)
+    settings = replace(data_settings(recipe), val_split=0.0, deduplicate=False, drop_boilerplate=False, min_chars=0)
     data = {name: prepare_text(paths, base, settings, report) for name, paths in texts.items()}
     rank = max(ranks.values())
     lora = LoraConfig(r=rank, lora_alpha=rank, target_modules=sorted(ranks), task_type="CAUSAL_LM")

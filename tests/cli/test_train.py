@@ -35,6 +35,16 @@ def test_train_hands_every_flag_on(pocketft: Callable[..., Ran], session: Sessio
     assert (request.device, request.force, request.resume) == ("cpu", True, False)
 
 
+def test_what_becomes_of_secrets_is_a_flag_of_train_and_plan(
+    pocketft: Callable[..., Ran], session: Session, notes: str
+) -> None:
+    for words in (["train"], ["plan"]):
+        assert pocketft(*words, notes, "--secrets", "refuse").code == 0
+        assert session.request is not None and session.request.recipe.data.secrets == "refuse"
+        assert pocketft(*words, notes).code == 0 and session.request.recipe.data.secrets == "redact"
+    assert pocketft("train", notes, "--secrets", "shout").code == 2
+
+
 def test_json_is_one_object_on_stdout_and_nothing_else(
     pocketft: Callable[..., Ran], session: Session, notes: str
 ) -> None:

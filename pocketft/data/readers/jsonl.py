@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 
 from pocketft.data.documents import Document, ReadReport
 from pocketft.data.encoding import open_text
@@ -41,7 +42,8 @@ def _read(sample: Sample, report: ReadReport) -> Iterator[Document]:
             if not line.strip():
                 continue
             try:
-                yield from _documents(line, sample.name)
+                for document in _documents(line, sample.name):
+                    yield replace(document, record_line=number)
             except Unusable as why:
                 report.bad_line(sample.name, number, str(why))
     remark_encoding(decoded, sample, report)

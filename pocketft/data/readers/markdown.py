@@ -41,10 +41,11 @@ def _read(sample: Sample, report: ReadReport) -> Iterator[Document]:
     skip = front_matter_end(sample.head)
     title = _title(sample.head[:skip], sample.head[skip:])
     with open_text(sample.file, sample.encoding) as (file, decoded):
-        for _ in range(sample.head[:skip].count("\n")):
+        skipped_lines = sample.head[:skip].count("\n")
+        for _ in range(skipped_lines):
             file.readline()
         properties = _NOTION_ID.search(sample.name) is not None
-        yield from documents_of_text(_lines(file, notion=properties), sample.name, title)
+        yield from documents_of_text(_lines(file, notion=properties), sample.name, title, skipped_lines + 1)
     remark_encoding(decoded, sample, report)
 
 

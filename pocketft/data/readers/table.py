@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import TextIO
 
 from pocketft.data.documents import Document, ReadReport
@@ -53,7 +54,8 @@ def _read(sample: Sample, report: ReadReport) -> Iterator[Document]:
             if not any(value.strip() for value in record.values()):
                 continue
             try:
-                yield from documents_of_record(record, sample.name)
+                for document in documents_of_record(record, sample.name):
+                    yield replace(document, record_line=number)
             except Unusable as why:
                 report.bad_line(sample.name, number, str(why))
 

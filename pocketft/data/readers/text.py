@@ -16,10 +16,12 @@ def _read(sample: Sample, report: ReadReport) -> Iterator[Document]:
     remark_encoding(decoded, sample, report)
 
 
-def documents_of_text(pieces: Iterable[str], source: str, title: str | None = None) -> Iterator[Document]:
-    """One text as one document, in as many parts as it takes."""
+def documents_of_text(
+    pieces: Iterable[str], source: str, title: str | None = None, first_line: int = 1
+) -> Iterator[Document]:
+    """One text as one document, in as many parts as it takes. `first_line`: the line of the file on which it begins."""
     for number, (part, last) in enumerate(text_parts(pieces)):
-        yield Document(source, part, title=title, part=number, last=last)
+        yield Document(source, part, title=title, part=number, last=last, first_line=first_line)
 
 
 def remark_encoding(decoded: Decoded, sample: Sample, report: ReadReport) -> None:
