@@ -68,10 +68,9 @@ def guess_voice(files: Iterable[Iterator[Message]]) -> Voice | None:
             present.update(here)
             if _folded(room) in here and len(here) == 2:
                 partner[_folded(room)] += 1
-    found = [name for name, times in present.items() if times >= GUESS_SHARE * conversations and wrote[name]]
-    if len(found) > 1:
-        found = [name for name in found if not partner[name]]
-    if len(found) != 1:
+    everywhere = [name for name, times in present.items() if times >= GUESS_SHARE * conversations]
+    found = [name for name in everywhere if not partner[name]]
+    if len(found) != 1 or not wrote[found[0]] or (conversations == 1 and len(everywhere) == 1):
         return None
     name = found[0]
     return Voice(frozenset((name, _folded(shown[name]))), shown[name], guessed=True)

@@ -13,8 +13,11 @@ from pocketft.data.documents import Document, ReadReport
 from pocketft.data.readers.reader import Reader, Sample
 from pocketft.data.readers.text import documents_of_text
 
-_W = "{http://schemas.openxmlformats.org/wordprocessingml/2006/main}"
-_STRICT = "{http://purl.oclc.org/ooxml/wordprocessingml/main}"
+_NAMESPACES = (
+    "{http://schemas.openxmlformats.org/wordprocessingml/2006/main",
+    "{http://purl.oclc.org/ooxml/wordprocessingml/main",
+)
+_SIGNS = {"tab": "\t", "br": "\n", "cr": "\n", "numPr": "- "}
 _BODY = "word/document.xml"
 
 
@@ -52,31 +55,34 @@ def _read(sample: Sample, report: ReadReport) -> Iterator[Document]:
 
 
 def _paragraphs(xml: IO[bytes]) -> Iterator[str]:
+    """One paragraph, list item or row of a table after the other."""
     line: list[str] = []
-    deleted = 0
+    depth = {"del": 0, "tc": 0}
     for event, element in ElementTree.iterparse(xml, events=("start", "end")):
-        tag = element.tag.replace(_STRICT, _W) if isinstance(element.tag, str) else ""
-        if tag == f"{_W}del":
-            deleted += 1 if event == "start" else -1
+        tag = _name(element)
+        if tag in depth:
+            depth[tag] += 1 if event == "start" else -1
         if event == "start":
             continue
-        if tag == f"{_W}t" and not deleted:
+        if tag == "t" and not depth["del"]:
             line.append(element.text or "")
-        elif tag == f"{_W}tab":
-            line.append("\t")
-        elif tag in (f"{_W}br", f"{_W}cr"):
-            line.append("\n")
-        elif tag == f"{_W}numPr":
-            line.append("- ")
-        elif tag == f"{_W}tc":
-            line.append("\t")
-        elif tag == f"{_W}tr" or tag == f"{_W}p":
-            words = "".join(line).strip("\n")
-            is_cell = tag == f"{_W}p" and words.strip() == ""
-            line = []
-            if not is_cell:
-                yield f"{words}\n\n" if not words.startswith("- ") else f"{words}\n"
+        elif tag in _SIGNS:
+            line.append(_SIGNS[tag])
+        elif tag == "p" and depth["tc"]:
+            line.append(" ")
+        elif tag == "tc" and not depth["tc"]:
+            line = ["".join(line).rstrip(), "\t"]
+        elif tag in ("p", "tr"):
+            words, line = "".join(line).strip("\n\t"), []
+            if words.strip():
+                yield f"{words}\n" if words.startswith("- ") or tag == "tr" else f"{words}\n\n"
+        if tag in ("p", "tr"):
             element.clear()
+
+
+def _name(element: ElementTree.Element) -> str:
+    namespace, _, name = element.tag.rpartition("}")
+    return name if namespace in _NAMESPACES else ""
 
 
 DOCX = Reader("docx", _recognises, _read)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 _ATTRIBUTION = re.compile(
-    r"^[ \t]*(?:On|Am|Le|El|Il|Op|Em|Den|Dnia|W dniu)\b.{4,300}?"
+    r"^(?=[^\n]*\n?[^\n]*\d)[ \t]*(?:On|Am|Le|El|Il|Op|Em|Den|Dnia|W dniu)\b.{4,300}?"
     r"\b(?:wrote|schrieb|a écrit|escribió|ha scritto|schreef|escreveu|skrev|napisał\(?a?\)?)\b.{0,120}?:[ \t]*$",
     re.DOTALL,
 )

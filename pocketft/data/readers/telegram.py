@@ -27,6 +27,8 @@ def _read(sample: Sample, report: ReadReport) -> Iterator[Message]:
     for path, value in values(sample, report, _wanted, _enter):
         if path[0] == "personal_information":
             owner = f"user{value.get('user_id')}" if isinstance(value, dict) else ""
+        elif path[-1] == "type" and value == "saved_messages":  # has no name
+            room = "saved messages"
         elif path[-1] == "name":
             room = value if isinstance(value, str) else ""
         elif path[-1] == ITEM and (message := _message(value, without_surrogates(room), owner)):
@@ -45,9 +47,10 @@ def _on_the_way(path: Path) -> bool:
 
 
 def _wanted(path: Path) -> bool:
-    if path in (("name",), ("messages", ITEM), ("personal_information",)):
+    if path in (("name",), ("type",), ("messages", ITEM), ("personal_information",)):
         return True
-    return path[0] in _LISTS and path[1:] in (("list", ITEM, "name"), ("list", ITEM, "messages", ITEM))
+    of_chat = path[3:] in (("name",), ("type",), ("messages", ITEM))
+    return of_chat and path[0] in _LISTS and path[1:3] == ("list", ITEM)
 
 
 def _message(value: Any, room: str, owner: str) -> Message | None:

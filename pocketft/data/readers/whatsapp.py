@@ -13,7 +13,7 @@ from pocketft.data.readers.reader import Reader, Sample
 
 MAX_MESSAGE_CHARS = 65_536
 _SPACES = "[ \u00a0\u202f]"
-_DATE = r"(\d{1,4})([./-]) ?(\d{1,2})[./-] ?(\d{2,4})\.?"
+_DATE = r"(\d{1,4})([./-]) ?(\d{1,2})[./-] ?(\d{1,4})\.?"
 _TIME = rf"(\d{{1,2}})[:.](\d\d)(?:[:.](\d\d))?(?:{_SPACES}?([aApP])\.?{_SPACES}?[mM]\.?)?"
 # "[31.12.23, 21:41:12] Anna: …" on iPhones, "12/31/23, 9:41 PM - Anna: …" on Android
 _START = re.compile(
