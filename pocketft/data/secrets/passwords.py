@@ -87,12 +87,11 @@ def _value(text: str, at: int, match: re.Match[str], kind: str) -> tuple[int, in
         plausible = len(value) >= 5 and not value.startswith(("%", "{", "--"))
     elif _unlike_a_word(value):
         plausible = not _CODE.search(value)
-    else:  # a plain word: believed where nothing else stands on the line, as in a note or a settings file
-        ends = not match["rest"].strip() and not text[match.end("value") : match.end()].strip(" .")
-        alone = text.rfind("\n", 0, at) + 1
-        plausible = ends and len(text[alone:at].strip()) <= 24 and "\n" not in text[match.start() : start]
-        plausible = plausible and len(value) >= 5 and bool(_WORD.fullmatch(value))
-        plausible = plausible and not re.search(r"[()=]", text[alone : start - 2])
+    else:  # a plain word: believed at the end of its line, as in a note or a settings file
+        line = text[text.rfind("\n", 0, at) + 1 : start - 2]
+        ends = not text[match.end("value") : match.end()].strip(" .\t\r\n")
+        plausible = ends and len(value) >= 5 and bool(_WORD.fullmatch(value)) and not re.search(r"[()=]", line)
+        plausible = plausible and "\n" not in text[at:start]
     return (start, start + len(value)) if plausible else None
 
 
