@@ -5,8 +5,8 @@ Knows PEFT and `linear.py`; nothing of where weights live.
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch

@@ -56,6 +56,12 @@ def head_loss(hidden: Tensor, targets: Tensor, head: PackedTensor, tiles: LossTi
     return _losses(running).sum()
 
 
+def head_token_losses(hidden: Tensor, targets: Tensor, head: PackedTensor, tiles: LossTiles) -> tuple[Tensor, Tensor]:
+    """Of each token -log p(target), (N,) fp32, and whether the target is what the model would say next, (N,) bool."""
+    running = _sweep(hidden, targets, head, tiles, with_grad=False)
+    return _losses(running)[:, 0], (running.target_logit > running.maximum)[:, 0]
+
+
 def head_loss_and_grad(hidden: Tensor, targets: Tensor, head: PackedTensor, tiles: LossTiles) -> tuple[Tensor, Tensor]:
     """The sum of the losses and its gradient with respect to `hidden`, (N, d) fp32."""
     running = _sweep(hidden, targets, head, tiles, with_grad=True)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from pocketft.engine.batch import IGNORE, MicroBatch
-from pocketft.engine.loss import LossTiles, head_loss, head_loss_and_grad
+from pocketft.engine.loss import LossTiles, head_loss, head_loss_and_grad, head_token_losses
 from pocketft.engine.model import EngineModel
 
 
@@ -83,17 +83,36 @@ def train_step(model: EngineModel, micro_batches: Sequence[MicroBatch], settings
 @torch.no_grad()
 def eval_loss(model: EngineModel, micro_batches: Sequence[MicroBatch], settings: StepSettings) -> tuple[float, int]:
     """Sum of the losses and number of loss tokens, without gradients or dropout."""
+    total = 0.0
+    for one in _evaluated(model, micro_batches, settings):
+        hidden, targets = _with_loss(model.norm(one.hidden), one.batch)
+        total += float(head_loss(hidden, targets, model.head, settings.loss_tiles))
+    return total, sum(batch.loss_tokens for batch in micro_batches)
+
+
+@torch.no_grad()
+def token_losses(
+    model: EngineModel, micro_batches: Sequence[MicroBatch], settings: StepSettings
+) -> list[tuple[Tensor, Tensor]]:
+    """Of each micro-batch, for its loss tokens row by row: the loss, (N,) fp32, and whether the model would have said
+    just this token, (N,) bool. Both on the CPU."""
+    results = []
+    for one in _evaluated(model, micro_batches, settings):
+        hidden, targets = _with_loss(model.norm(one.hidden), one.batch)
+        losses, greedy = head_token_losses(hidden, targets, model.head, settings.loss_tiles)
+        results.append((losses.cpu(), greedy.cpu()))
+    return results
+
+
+def _evaluated(model: EngineModel, micro_batches: Sequence[MicroBatch], settings: StepSettings) -> list[_Pass]:
+    """All micro-batches behind the last block, without gradients or dropout."""
     passes = _start(model, micro_batches, dropout_seed=0)
     for index in model.residency.sweep(range(len(model.layers))):
         for one in passes:
             model.set_dropout_seed(0)
             one.hidden = model.layers[index](one.hidden, **one.arguments[index])
         settings.at_border()
-    total = 0.0
-    for one in passes:
-        hidden, targets = _with_loss(model.norm(one.hidden), one.batch)
-        total += float(head_loss(hidden, targets, model.head, settings.loss_tiles))
-    return total, sum(batch.loss_tokens for batch in micro_batches)
+    return passes
 
 
 def _start(model: EngineModel, micro_batches: Sequence[MicroBatch], dropout_seed: int) -> list[_Pass]:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pocketft.engine.batch import MicroBatch
 from pocketft.engine.model import EngineModel
-from pocketft.engine.step import StepSettings, eval_loss, train_step
+from pocketft.engine.step import StepSettings, eval_loss, token_losses, train_step
 from pocketft.memory.guard import Guard
 from pocketft.memory.planner import Plan
 from pocketft.training.optimizer import NamedParameters
@@ -36,6 +36,9 @@ class PlannedModel:
 
     def eval_loss(self, micro_batches: Sequence[MicroBatch]) -> tuple[float, int]:
         return eval_loss(self._model, micro_batches, self._settings(0))
+
+    def token_losses(self, micro_batches: Sequence[MicroBatch]) -> list[tuple[Tensor, Tensor]]:
+        return token_losses(self._model, micro_batches, self._settings(0))
 
     def adapter_disabled(self) -> AbstractContextManager[None]:
         return self._model.adapter_disabled()
