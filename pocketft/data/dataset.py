@@ -39,6 +39,17 @@ if TYPE_CHECKING:
     from pocketft.engine.batch import MicroBatch
 
 IGNORE = -100
+_OF_READING = (
+    "characters",
+    "damaged",
+    "documents",
+    "first_s",
+    "languages",
+    "last_s",
+    "people",
+    "voice",
+    "voice_guessed",
+)
 
 
 @dataclass(frozen=True)
@@ -117,6 +128,7 @@ class DataReport:
     skipped: tuple[tuple[str, str], ...]
     bad_lines: int
     bad: tuple[tuple[str, str], ...]
+    reading: dict[str, Any]  # documents and characters by reader, languages, people, the voice, damage, the time range
     cleaning: dict[str, Any]  # counts of what was left out; of secrets by kind, with the first places of each
     notices: tuple[str, ...]
 
@@ -126,12 +138,13 @@ class DataReport:
 
 @dataclass(frozen=True)
 class PreparedData:
-    """`key` identifies content, tokenizer and settings: equal keys mean equal rows."""
+    """`key` identifies content, tokenizer and settings: equal keys mean equal rows. `tokens_dir`: the token set."""
 
     train: RowSet
     val: RowSet
     report: DataReport
     key: str
+    tokens_dir: Path
 
 
 def prepare_dataset(
@@ -222,8 +235,9 @@ def _open(cache_dir: Path, of_tokens: str, of_rows: str) -> PreparedData | None:
         skipped=tuple((where, reason) for where, reason in reading["skipped"]),
         bad_lines=reading["bad_lines"],
         bad=tuple((where, reason) for where, reason in reading["bad"]),
+        reading={name: reading[name] for name in _OF_READING},
         cleaning=reading["cleaning"],
         notices=(*reading["notices"], *about_rows["notices"]),
     )
     sides = {side: RowSet(tokens, rows, side, about_tokens["prefix"]) for side in ("train", "val")}
-    return PreparedData(sides["train"], sides["val"], account, of_rows)
+    return PreparedData(sides["train"], sides["val"], account, of_rows, tokens)

@@ -72,22 +72,6 @@ def open_base(name: str, quantization: str, report: Reporter) -> Base:
     return Base(model, load_config(model))
 
 
-def data_settings(recipe: Recipe) -> DataSettings:
-    data = recipe.data
-    return DataSettings(
-        max_seq_length=data.max_seq_length,
-        val_split=data.val_split,
-        packing=data.packing,
-        seed=recipe.training.seed,
-        me=data.me,
-        column=data.column,
-        deduplicate=data.deduplicate,
-        drop_boilerplate=data.drop_boilerplate,
-        min_chars=data.min_chars,
-        secrets=data.secrets,
-    )
-
-
 def prepare_text(
     paths: Sequence[Path], base: Base, settings: DataSettings, report: Reporter, cache_dir: Path | None = None
 ) -> PreparedData:

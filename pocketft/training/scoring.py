@@ -20,6 +20,7 @@ from torch import Tensor
 from pocketft.errors import AdapterError, DataError
 from pocketft.memory.guard import hard_limit
 from pocketft.recipe import Recipe, load_recipe
+from pocketft.training.data_settings import data_settings
 from pocketft.training.events import Reporter
 from pocketft.training.held_out import held_out_loss
 from pocketft.training.planned_model import PlannedModel
@@ -27,7 +28,6 @@ from pocketft.training.preparation import (
     build_planned,
     cap_bytes,
     choose_plan,
-    data_settings,
     find_device,
     open_base,
     prepare_text,

@@ -18,6 +18,7 @@ import pocketft
 from pocketft.memory.guard import hard_limit
 from pocketft.memory.meter import peak_rss_bytes
 from pocketft.recipe import Recipe
+from pocketft.training.data_settings import data_settings
 from pocketft.training.evaluate import EvalResult, evaluate
 from pocketft.training.events import Event, EventLog, Reporter, notice
 from pocketft.training.interrupt import StopRequest, stop_on_signals
@@ -28,7 +29,6 @@ from pocketft.training.preparation import (
     build_planned,
     cap_bytes,
     choose_plan,
-    data_settings,
     earlier_plan,
     find_device,
     lora_config,

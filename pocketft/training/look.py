@@ -1,0 +1,65 @@
+"""`pocketft data inspect`: what a run would learn from, and how long one epoch of it would take. Trains nothing."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from datetime import datetime, timezone
+from typing import Any
+
+from pocketft.data.overview import document_lengths, sample_texts
+from pocketft.errors import CapTooSmall
+from pocketft.training.data_settings import data_settings
+from pocketft.training.events import Reporter
+from pocketft.training.preparation import (
+    cap_bytes,
+    choose_plan,
+    find_device,
+    lora_config,
+    open_base,
+    prepare_text,
+    rows_per_step,
+    workload,
+)
+from pocketft.training.session import TrainRequest
+from pocketft.training.step_order import StepOrder
+
+
+def look(request: TrainRequest, report: Reporter) -> dict[str, Any]:
+    """The object of `data inspect --json`."""
+    recipe = request.recipe
+    base = open_base(recipe.model.name, recipe.model.quantization, report)
+    data = prepare_text(request.data, base, data_settings(recipe), report)
+    order = StepOrder(data.train.row_lengths, rows_per_step(recipe), 1, recipe.training.seed)
+    notices = list(data.report.notices)
+    epoch: dict[str, float] | None = None
+    try:
+        work = workload(recipe, data, order.steps, order.steps)
+        plan = choose_plan(base, lora_config(recipe), work, cap_bytes(recipe), find_device(request.device))
+        seconds = data.train.tokens / plan.tokens_per_s
+        epoch = {"steps": order.steps, "tokens_per_s": round(plan.tokens_per_s, 1), "seconds": round(seconds, 1)}
+    except CapTooSmall as error:
+        notices.append(str(error))
+    account = data.report.to_json()
+    reading = account.pop("reading")
+    return {
+        **account,
+        "read": reading["documents"],
+        "characters": reading["characters"],
+        "damaged": reading["damaged"],
+        "dates": [_day(reading["first_s"]), _day(reading["last_s"])],
+        "languages": reading["languages"],
+        "people": reading["people"],
+        "voice": reading["voice"],
+        "voice_guessed": reading["voice_guessed"],
+        "lengths": [asdict(entry) for entry in document_lengths(data.tokens_dir)],
+        "samples": sample_texts(data.tokens_dir, base.model.config_dir),
+        "epoch": epoch,
+        "notices": notices,
+    }
+
+
+def _day(time_s: float | None) -> str | None:
+    try:
+        return None if time_s is None else datetime.fromtimestamp(time_s, timezone.utc).date().isoformat()
+    except (ValueError, OverflowError, OSError):
+        return None
