@@ -184,6 +184,13 @@ def prepare_dataset(
     return prepared
 
 
+def reopen_dataset(key: str, cache_dir: Path) -> PreparedData | None:
+    """What `prepare_dataset` returned under this key, while the cache still has it."""
+    about_rows = read_summary(rows_folder(cache_dir, key))
+    of_tokens = str((about_rows or {}).get("tokens", "")).rpartition("tokens-")[2]
+    return _open(cache_dir, of_tokens, key) if of_tokens else None
+
+
 def collate(rows: Sequence[Row], pad_id: int) -> MicroBatch:
     """Rows as one micro-batch, padded on the right to the longest; padding is a document of its own without loss."""
     import torch

@@ -46,6 +46,7 @@ def write_rows(tokens_folder: Path, summary: dict[str, Any], settings: DataSetti
     write_json(
         folder / "summary.json",
         {
+            "tokens": tokens_folder.name,
             "held_out": held_out.kind,
             "held_out_documents": len(held_out.documents),
             **counts,

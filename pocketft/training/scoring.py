@@ -55,7 +55,7 @@ class Scorer:
         pad_id: int,
     ) -> None:
         self.texts = texts
-        self._model, self._planned = model, planned
+        self._model, self.planned = model, planned
         self._rows_per_call, self._pad_id = rows_per_call, pad_id
 
     def load(self, adapter: Factors) -> None:
@@ -74,7 +74,7 @@ class Scorer:
         """Mean loss per token of all rows of one text."""
         rows = self.texts[text].train
         loss = held_out_loss(
-            self._planned,
+            self.planned,
             rows,
             range(len(rows)),
             rows_per_call=self._rows_per_call,
