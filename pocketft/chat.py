@@ -1,7 +1,9 @@
-"""Talking to a base model with its adapter, and without it: a conversation in the model's own template, answered word by word.
+"""Talking to a base model with its adapter, and without it: a conversation in the model's own template, answered word
+by
+word.
 
-The model is held as in training (dense, packed or streamed, whatever the cap allows); transformers generates. The text stays as it was
-rendered for training, from the same template and tokenizer. Knows no terminal.
+The model is held as in training (dense, packed or streamed, whatever the cap allows); transformers generates. The
+text stays as it was rendered for training, from the same template and tokenizer. Knows no terminal.
 """
 
 from __future__ import annotations

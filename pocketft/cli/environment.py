@@ -23,6 +23,10 @@ _DEFAULTS = {
     # Threads that wait for each other sleep instead of spinning: beside another busy program a step took half to two
     # thirds of the time, and no longer on an idle machine.
     "OMP_WAIT_POLICY": "PASSIVE",
+    # oneDNN keeps up to 1024 compiled kernels, one for each shape of a product, about 0.4 MB each: rows of many lengths
+    # made a run grow by 600 MB. 64 hold the shapes of one step.
+    "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64",
+    "LRU_CACHE_CAPACITY": "64",
 }
 
 _OFFLINE = "HF_HUB_OFFLINE"

@@ -1,9 +1,11 @@
-"""Exact attention in tiles of query rows, forward and backward by hand, registered with transformers' `AttentionInterface`.
+"""Exact attention in tiles of query rows, forward and backward by hand, registered with transformers'
+`AttentionInterface`.
 
-A tile of rows sees only the keys between its first and last visible one, so causal, sliding-window and packed rows skip what the mask
-would throw away, and no S x S score matrix ever exists. Softmax runs over whole rows of a tile, so nothing is approximated; the
-backward pass computes a tile's probabilities again (Dao et al. 2022 do the same in a fused kernel). Measured on 2 AVX512-BF16
-cores against `scaled_dot_product_attention`: 1.6 times faster at S = 512 and 1.3 times at S = 2048; 128 rows a tile are best for both.
+A tile of rows sees only the keys between its first and last visible one, so causal, sliding-window and packed rows
+skip what the mask would throw away, and no S x S score matrix ever exists. Softmax runs over whole rows of a tile, so
+nothing is approximated; the backward pass computes a tile's probabilities again (Dao et al. 2022 do the same in a
+fused kernel). Measured on 2 AVX512-BF16 cores against `scaled_dot_product_attention`: 1.6 times faster at S = 512 and
+1.3 times at S = 2048; 128 rows a tile are best for both.
 
 Knows nothing of models beyond the interface's arguments.
 """
@@ -74,7 +76,8 @@ def tiled_attention(
 ) -> tuple[Tensor, None]:
     """query (B, H, S, D), key and value (B, KV, T, D) -> (B, S, H, D).
 
-    Raises NotImplementedError for score soft-capping and attention sinks, which would change the mathematics if ignored.
+    Raises NotImplementedError for score soft-capping and attention sinks, which would change the mathematics if
+    ignored.
     """
     for unsupported in ("softcap", "s_aux", "sinks"):
         if arguments.get(unsupported) is not None:

@@ -1,7 +1,8 @@
 """What one forward pass is fed: token ids, labels and positions.
 
-Knows nothing of where tokens come from. Rows may hold several documents: `position_ids` restart at 0 where one begins, and that
-alone tells the attention where a document ends. Padding sits on the right as a document of its own, without loss.
+Knows nothing of where tokens come from. Rows may hold several documents: `position_ids` restart at 0 where one
+begins, and that alone tells the attention where a document ends. Padding sits on the right as a document of its own,
+without loss.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ IGNORE = -100
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """All three are int64 (B, S). Labels follow the Hugging Face convention: not shifted, IGNORE where no loss is wanted."""
+    """All three are int64 (B, S). Labels follow the Hugging Face convention: not shifted, IGNORE where no loss is
+    wanted.
+    """
 
     input_ids: Tensor
     labels: Tensor

@@ -20,7 +20,7 @@ class PackedEmbedding(nn.Module):
         super().__init__()
         self.original, self.packed, self.dtype = original, packed, dtype
         original.padding_idx = None  # it would be compared with the number of rows looked up, not with the vocabulary
-        original.register_parameter("weight", None)
+        del original.weight
 
     def forward(self, input_ids: Tensor) -> Tensor:
         """(B, S) -> (B, S, d). One row is dequantized per distinct token."""
@@ -29,9 +29,10 @@ class PackedEmbedding(nn.Module):
         dequantize(self.packed.take(distinct), rows)
         self.original.weight = nn.Parameter(rows, requires_grad=False)
         try:
-            return self.original(places)
+            embedded: Tensor = self.original(places)
         finally:
-            self.original.weight = None
+            del self.original.weight
+        return embedded
 
 
 class PackedHead(nn.Module):

@@ -1,13 +1,14 @@
 """Frozen linear layers with low-rank adapters, forward and backward by hand.
 
-Layers that read the same input (q, k, v; gate, up) form a group: one matrix, one product. A group's weight is not a parameter: whoever
-owns the memory binds it before use and may take it away afterwards, between forward and backward too.
+Layers that read the same input (q, k, v; gate, up) form a group: one matrix, one product. A group's weight is not a
+parameter: whoever owns the memory binds it before use and may take it away afterwards, between forward and backward
+too.
 
     y  = x WT + b + s (d(x) AT) BT           Hu et al. 2021, d = dropout
     dx = dy W + d'(s (dy B) A)    dA = s (dy B)T d(x)    dB = s dyT (d(x) AT)
 
-The base gets no gradient, so x is all that is saved (h = d(x) AT is tiny and kept too). Masters A and B are fp32; products run
-in the dtype of x. Knows nothing of blocks, files or PEFT.
+The base gets no gradient, so x is all that is saved (h = d(x) AT is tiny and kept too). Masters A and B are fp32;
+products run in the dtype of x. Knows nothing of blocks, files or PEFT.
 """
 
 from __future__ import annotations
@@ -33,8 +34,8 @@ class Lora:
 class FrozenLinear(nn.Linear):
     """Stands for an `nn.Linear` whose weight lives elsewhere; asks its group for the product.
 
-    `weight` is one number stretched to the layer's shape: it answers questions about shape, dtype and device for PEFT and
-    transformers, and takes no memory.
+    `weight` is one number stretched to the layer's shape: it answers questions about shape, dtype and device for PEFT
+    and transformers, and takes no memory.
     """
 
     def __init__(self, in_features: int, out_features: int, device: torch.device) -> None:
@@ -54,8 +55,8 @@ class FrozenLinear(nn.Linear):
 class LinearGroup:
     """Frozen linears that are called one after another on the very same input tensor.
 
-    `weight` (sum of out, in) and `bias` (sum of out) or None are bound from outside. The first member called computes for
-    all; the others take what is waiting for them.
+    `weight` (sum of out, in) and `bias` (sum of out) or None are bound from outside. The first member called computes
+    for all; the others take what is waiting for them.
     """
 
     def __init__(self, members: Sequence[FrozenLinear], index: int) -> None:
@@ -88,7 +89,9 @@ class LinearGroup:
 
 
 class _GroupProduct(torch.autograd.Function):
-    """x (..., in) -> one (..., out_i) per member. `parameters` repeats A and B of each adapter so that autograd sees them."""
+    """x (..., in) -> one (..., out_i) per member. `parameters` repeats A and B of each adapter so that autograd sees
+    them.
+    """
 
     @staticmethod
     def forward(
@@ -158,7 +161,7 @@ def _dropped(rows: Tensor, lora: Lora, group: LinearGroup, position: int) -> Ten
 
 
 def _dropout_mask(rows: Tensor, lora: Lora, group: LinearGroup, position: int, seed: int) -> Tensor | None:
-    """(N, in) of 0 and 1 / (1 - p), the same whenever it is asked for with the same seed: backward does not store it."""
+    """(N, in) of 0 and 1 / (1 - p), the same whenever asked for with the same seed: backward does not store it."""
     if lora.dropout == 0.0 or seed == 0:
         return None
     generator = torch.Generator(device=rows.device).manual_seed(seed * 1_000_003 + group.index * 64 + position)

@@ -1,4 +1,5 @@
-"""The bridge to PEFT: our adapter layer is one of PEFT's own, so configuration, initialisation, names and file format are PEFT's.
+"""The bridge to PEFT: our adapter layer is one of PEFT's own, so configuration, initialisation, names and file format
+are PEFT's.
 
 Knows PEFT and `linear.py`; nothing of where weights live.
 """
@@ -29,7 +30,8 @@ class LoraFrozenLinear(nn.Module, LoraLayer):
         LoraLayer.__init__(self, base_layer, **kwargs)
         self._active_adapter = adapter_name
         self.update_layer(adapter_name, r, lora_alpha=lora_alpha, config=config)
-        a, b = self.lora_A[adapter_name].weight, self.lora_B[adapter_name].weight
+        a: Any = self.lora_A[adapter_name].weight
+        b: Any = self.lora_B[adapter_name].weight
         base_layer.lora = Lora(a, b, self.scaling[adapter_name], config.lora_dropout)
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:

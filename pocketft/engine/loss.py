@@ -1,15 +1,17 @@
-"""Cross-entropy through a packed head, in tiles, in one pass: neither the logits nor the dequantized head ever exist whole.
+"""Cross-entropy through a packed head, in tiles, in one pass: neither the logits nor the dequantized head ever exist
+whole.
 
 The gradient of the mean loss with respect to a hidden state h with target t is
 
     dh = sum_v softmax(h WT)_v W_v - W_t
 
-which is an attention of h over the rows of W. So one sweep over vocabulary tiles with a running maximum and a running sum (the online
-softmax of Milakov & Gimelshein 2018) gives loss and gradient together; two products a tile, each tile dequantized once. The target's
-own term is kept out of the sum and added as (1 - p_t) W_t, with 1 - p_t from the other terms: no cancellation when p_t is near 1.
+which is an attention of h over the rows of W. So one sweep over vocabulary tiles with a running maximum and a running
+sum (the online softmax of Milakov & Gimelshein 2018) gives loss and gradient together; two products a tile, each tile
+dequantized once. The target's own term is kept out of the sum and added as (1 - p_t) W_t, with 1 - p_t from the other
+terms: no cancellation when p_t is near 1.
 
-`torch.nn.functional.linear_cross_entropy` needs the whole head in floating point (335 MB for a vocabulary of 262144 at width 640).
-Knows packed tensors; nothing of models.
+`torch.nn.functional.linear_cross_entropy` needs the whole head in floating point (335 MB for a vocabulary of 262144
+at width 640). Knows packed tensors; nothing of models.
 """
 
 from __future__ import annotations
@@ -24,7 +26,9 @@ from pocketft.engine.packed import PackedTensor, dequantize
 
 @dataclass(frozen=True)
 class LossTiles:
-    """How much of the vocabulary and how many tokens are worked on at a time. Changes memory and speed, not the result."""
+    """How much of the vocabulary and how many tokens are worked on at a time. Changes memory and speed, not the
+    result.
+    """
 
     vocab_rows: int = 4096
     tokens: int = 512

@@ -1,7 +1,7 @@
 """The model as the rest of pocketft holds it: transformers' model with PEFT's adapter over weights that come and go.
 
-Works as an ordinary model for inference (`model(input_ids)`, `model.generate(...)`): each block's weights are bound just before the
-block runs. Training goes through `step.py`, block by block. Knows no files and no recipes.
+Works as an ordinary model for inference (`model(input_ids)`, `model.generate(...)`): each block's weights are bound
+just before the block runs. Training goes through `step.py`, block by block. Knows no files and no recipes.
 """
 
 from __future__ import annotations
@@ -71,7 +71,8 @@ class EngineModel:
 
     @property
     def norm(self) -> nn.Module:
-        return self._skeleton.decoder.norm
+        norm: nn.Module = self._skeleton.decoder.norm
+        return norm
 
     @property
     def head(self) -> PackedTensor:

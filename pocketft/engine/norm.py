@@ -1,7 +1,7 @@
 """RMSNorm with a hand-written backward pass that keeps its input and one number per token.
 
-transformers writes RMSNorm as six tensor operations, each of which autograd saves in fp32. This replaces the modules that are proven,
-on random numbers, to compute the same function; it knows no model by name.
+transformers writes RMSNorm as six tensor operations, each of which autograd saves in fp32. This replaces the modules
+that are proven, on random numbers, to compute the same function; it knows no model by name.
 
     y = x / sqrt(mean(x^2) + eps) * w          Zhang & Sennrich 2019
     dx = r (g - x r^2 mean(g x)),  g = dy * w, r = 1 / sqrt(mean(x^2) + eps)

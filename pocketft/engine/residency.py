@@ -2,10 +2,10 @@
 
     dense      dequantized once, stays in memory
     packed     stays packed in memory, dequantized on use into one scratch buffer that all such blocks share
-    streamed   read from the source into one fixed buffer by a thread that knows which block comes next, then as `packed`
+    streamed   read from the source into one fixed buffer by a thread that knows which is next, then as `packed`
 
-A streamed block is dequantized into the scratch before it is used, so its buffer is free again while the block computes: the
-next read overlaps with the arithmetic and one buffer is enough.
+A streamed block is dequantized into the scratch before it is used, so its buffer is free again while the block
+computes: the next read overlaps with the arithmetic and one buffer is enough.
 
 Knows packed tensors and linear groups; whoever provides the bytes is behind `WeightSource`.
 """
@@ -75,7 +75,9 @@ class BlockResidency:
             self._load(index, residence)
 
     def bind(self, index: int, upcoming: int | None = None) -> None:
-        """Make block `index` usable; start reading `upcoming` if it is streamed. Earlier shared blocks lose their weights."""
+        """Make block `index` usable; start reading `upcoming` if it is streamed. Earlier shared blocks lose their
+        weights.
+        """
         if self.residences[index] != "dense" and self._in_scratch != index:
             self._unbind_scratch()
             packed = self._packed[index] if self.residences[index] == "packed" else self._read(index)

@@ -1,9 +1,9 @@
 """transformers' own model code over frozen, packed weights that live elsewhere.
 
-Takes a configuration and a `WeightSource` and returns the model that transformers would build, with each `nn.Linear` of a decoder
-layer replaced by a `FrozenLinear`, the embedding and head by packed ones, and RMSNorms by exact cheap ones. Nothing here knows a
-model by its type: which linears read the same input, and whether a block ends in a bare residual sum, is found by running each
-layer once on two tokens with products that compute nothing.
+Takes a configuration and a `WeightSource` and returns the model that transformers would build, with each `nn.Linear`
+of a decoder layer replaced by a `FrozenLinear`, the embedding and head by packed ones, and RMSNorms by exact cheap
+ones. Nothing here knows a model by its type: which linears read the same input, and whether a block ends in a bare
+residual sum, is found by running each layer once on two tokens with products that compute nothing.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Skeleton:
     """`block_ends[i]` is the group whose product ends block i in a bare residual sum, or None."""
 
     model: nn.Module
-    decoder: nn.Module
+    decoder: Any  # an nn.Module with `layers` and `norm`
     layers: tuple[nn.Module, ...]
     blocks: tuple[BlockWeights, ...]
     block_ends: tuple[LinearGroup | None, ...]
@@ -81,14 +81,15 @@ def build_skeleton(
 def call_arguments(skeleton: Skeleton, embeds: Tensor, position_ids: Tensor) -> list[dict[str, Any]]:
     """The keyword arguments with which the model would call each of its layers: masks, rotary tables, positions.
 
-    embeds (B, S, d) gives shape, dtype and device; position_ids (B, S). Taken from the model's own forward pass, run over
-    layers that only take note, so sliding windows, local rotary bases and packing come out as transformers means them.
+    embeds (B, S, d) gives shape, dtype and device; position_ids (B, S). Taken from the model's own forward pass, run
+    over layers that only take note, so sliding windows, local rotary bases and packing come out as transformers means
+    them.
     """
     return _recorded_arguments(skeleton.decoder, embeds, position_ids)
 
 
 class _Recorder(nn.Module):
-    """Stands in for a decoder layer: keeps what it is called with, returns its input, looks like the layer otherwise."""
+    """Stands in for a decoder layer: notes its arguments, returns its input, otherwise looks like the layer."""
 
     def __init__(self, layer: nn.Module) -> None:
         super().__init__()
@@ -107,7 +108,7 @@ class _Recorder(nn.Module):
 
 
 @torch.no_grad()
-def _recorded_arguments(decoder: nn.Module, embeds: Tensor, position_ids: Tensor) -> list[dict[str, Any]]:
+def _recorded_arguments(decoder: Any, embeds: Tensor, position_ids: Tensor) -> list[dict[str, Any]]:
     recorders = [_Recorder(layer) for layer in decoder.layers]
     shadow = copy.copy(decoder)
     shadow._modules = {**decoder._modules, "layers": nn.ModuleList(recorders), "norm": nn.Identity()}
@@ -117,7 +118,7 @@ def _recorded_arguments(decoder: nn.Module, embeds: Tensor, position_ids: Tensor
     return [recorder.arguments for recorder in recorders]
 
 
-def _probe_arguments(decoder: nn.Module, dtype: torch.dtype, device: torch.device) -> list[dict[str, Any]]:
+def _probe_arguments(decoder: Any, dtype: torch.dtype, device: torch.device) -> list[dict[str, Any]]:
     """Taken where the buffers are: on the CPU while planning, since masks depend on values that meta tensors lack."""
     real = torch.device("cpu") if device.type == "meta" else device
     embeds = torch.zeros(1, 2, decoder.config.hidden_size, dtype=dtype, device=real)
@@ -170,7 +171,6 @@ def _probe_layer(
         calls.append((module, inputs[0], output.grad_fn))
         return output
 
-    originals = {linear: linear.__dict__.get("forward") for linear in linears}
     for linear in linears:
         linear.__dict__["forward"] = lambda x, linear=linear: probe(linear, (x,))
     hidden = torch.zeros(1, 2, linears[0].in_features, dtype=dtype, device=device, requires_grad=True)
@@ -178,7 +178,7 @@ def _probe_layer(
         with torch.enable_grad():
             output = layer(hidden, **arguments)
     finally:
-        for linear in originals:
+        for linear in linears:
             del linear.__dict__["forward"]
     if not isinstance(output, Tensor) or len(calls) != len(linears):
         raise UnsupportedModel(f"{type(layer).__name__} does not call each of its linears once or returns no tensor")
@@ -186,7 +186,8 @@ def _probe_layer(
     for module, x, _ in calls:
         by_input.setdefault(id(x), []).append(module)
     groups = [LinearGroup(members, first_index + i) for i, members in enumerate(by_input.values())]
-    summands = [node for node, _ in output.grad_fn.next_functions] if "Add" in output.grad_fn.name() else []
+    end: Any = output.grad_fn
+    summands = [node for node, _ in end.next_functions] if "Add" in end.name() else []
     last, _, mark = calls[-1]
     ends_bare = any(node is mark for node in summands) and last.group is not None and len(last.group.members) == 1
     return groups, last.group if ends_bare else None
@@ -201,7 +202,9 @@ def _block_weights(name: str, groups: list[LinearGroup], names: Mapping[nn.Modul
 
 
 def _freeze_linears(layers: tuple[nn.Module, ...], device: torch.device) -> dict[FrozenLinear, nn.Parameter]:
-    """Put FrozenLinears in place of the layers' linears, under the same names. Returns the biases, still to be loaded."""
+    """Put FrozenLinears in place of the layers' linears, under the same names. Returns the biases, still to be
+    loaded.
+    """
     biases: dict[FrozenLinear, nn.Parameter] = {}
     for layer in layers:
         for parent in list(layer.modules()):
@@ -251,7 +254,7 @@ def _stacked_bias(group: LinearGroup, biases: Mapping[FrozenLinear, Tensor], dty
 
 
 def _pack_ends(
-    model: nn.Module, source: WeightSource, dtype: torch.dtype, device: torch.device
+    model: Any, source: WeightSource, dtype: torch.dtype, device: torch.device
 ) -> tuple[PackedEmbedding, PackedHead]:
     rows = _only(source.read_block("embedding")).to(device)
     head_rows = _only(source.read_block("head")).to(device) if "head" in source.block_names() else rows

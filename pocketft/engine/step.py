@@ -1,8 +1,8 @@
 """One training step, layer by layer: every micro-batch passes block i before any passes block i + 1.
 
-So a block's weights are read and dequantized twice per optimizer step, once forward and once backward, however many micro-batches
-there are. Between the sweeps only the input of each block is kept, (B, S, d); a block is computed again from it, with
-autograd on, when the gradient arrives (Chen et al. 2016), unless the settings keep its graph.
+So a block's weights are read and dequantized twice per optimizer step, once forward and once backward, however many
+micro-batches there are. Between the sweeps only the input of each block is kept, (B, S, d); a block is computed again
+from it, with autograd on, when the gradient arrives (Chen et al. 2016), unless the settings keep its graph.
 
 Knows the model and micro-batches; nothing of optimizers, files or schedules.
 """
@@ -29,8 +29,8 @@ def _nothing() -> None:
 class StepSettings:
     """How a step is carried out; none of it but `dropout_seed` changes the result.
 
-    `kept_blocks` blocks, the last ones, keep their autograd graph instead of being computed again. `at_border` is called
-    between blocks, where a guard may look at the memory and raise. `dropout_seed` 0 means no dropout.
+    `kept_blocks` blocks, the last ones, keep their autograd graph instead of being computed again. `at_border` is
+    called between blocks, where a guard may look at the memory and raise. `dropout_seed` 0 means no dropout.
     """
 
     loss_tiles: LossTiles = field(default_factory=LossTiles)

@@ -1,4 +1,5 @@
-"""What one block needs while it computes, found by running it on shapes alone (`live_bytes.py`), for any architecture alike.
+"""What one block needs while it computes, found by running it on shapes alone (`live_bytes.py`), for any architecture
+alike.
 
 Knows the engine; nothing of caps or choices.
 """
@@ -50,7 +51,9 @@ def measure_footprint(
     embeds = torch.zeros(1, dtype=dtype).expand(batch, length, config.hidden_size)
     positions = torch.arange(length).expand(batch, -1)
     arguments = call_arguments(skeleton, embeds, positions)
-    each = [_measure_block(skeleton, i, shape, _arguments_on_meta(arguments[i]), dtype) for i in range(len(skeleton.layers))]
+    each = [
+        _measure_block(skeleton, i, shape, _arguments_on_meta(arguments[i]), dtype) for i in range(len(skeleton.layers))
+    ]
     return Footprint(
         max(forward for forward, _, _ in each),
         max(backward for _, backward, _ in each),

@@ -1,19 +1,18 @@
 """Keeps the promise while a run goes on: looks at the meter between blocks and stops the run before the cap is crossed.
 
-Also asks the operating system for a hard limit where it has one, so that an allocation that would go too far fails as a Python
-exception instead of the process being killed. Knows the meter and a plan's figures; nothing of models.
+Also asks the operating system for a hard limit where it has one, so that an allocation that would go too far fails as
+a Python exception instead of the process being killed. Knows the meter and a plan's figures; nothing of models.
 """
 
 from __future__ import annotations
 
-import ctypes
-import gc
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from pocketft.errors import MemoryCapError
-from pocketft.memory.meter import peak_rss_bytes, rss_bytes
+from pocketft.memory.allocator import release_freed_memory
+from pocketft.memory.meter import rss_bytes
 from pocketft.memory.size import format_size
 
 # Address space that is reserved but never touched (stacks of threads, allocator arenas) counts against RLIMIT_DATA.
@@ -34,22 +33,9 @@ class Guard:
         now = rss_bytes()
         if now + self.rise_bytes > self.cap_bytes:
             raise MemoryCapError(
-                f"stopped at {format_size(now)} of {format_size(self.cap_bytes)}: the next block needs "
-                f"{format_size(self.rise_bytes)} more; what was learned is saved; continue with --resume and a larger "
-                "--memory, or a smaller --set data.max_seq_length"
+                f"{format_size(now)} of {format_size(self.cap_bytes)} are in use and the next block may need "
+                f"{format_size(self.rise_bytes)} more; give a larger --memory or a smaller --set data.max_seq_length"
             )
-
-    def crossed(self) -> bool:
-        return peak_rss_bytes() > self.cap_bytes
-
-
-def release_freed_memory() -> None:
-    """Give pages that the C library holds for later use back to the system, where it knows how."""
-    gc.collect()
-    if sys.platform.startswith("linux"):
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc only
-        if trim is not None:
-            trim(0)
 
 
 @contextmanager
@@ -64,8 +50,8 @@ def hard_limit(cap_bytes: int) -> Iterator[None]:
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
             raise MemoryCapError(
-                f"an allocation would have crossed the cap of {format_size(cap_bytes)}; continue with --resume and a "
-                "larger --memory, or a smaller --set data.max_seq_length"
+                f"an allocation would have crossed the cap of {format_size(cap_bytes)}; give a larger --memory or a "
+                "smaller --set data.max_seq_length"
             ) from error
         raise
     finally:

@@ -1,7 +1,7 @@
 """How many bytes of tensors a computation holds at its worst, found by running it on shapes alone.
 
-On the meta device every operation is carried out but for the numbers, so allocation and release happen in the true order, autograd's
-saved tensors included. Knows torch's dispatcher; nothing of models.
+On the meta device every operation is carried out but for the numbers, so allocation and release happen in the true
+order, autograd's saved tensors included. Knows torch's dispatcher; nothing of models.
 """
 
 from __future__ import annotations

@@ -1,7 +1,10 @@
-"""Choose how to train: the fastest way whose predicted peak stays under the cap. The mathematics is the same in every plan.
+"""Choose how to train: the fastest way whose predicted peak stays under the cap. The mathematics is the same in every
+plan.
 
-    predicted peak = what is in memory already (imports) + what kernels add when first used + weights where they live + adapter, gradients
-                     and optimizer + inputs of all blocks + call arguments + the larger of a block's and the loss's workspace
+    predicted peak = what is in memory already (imports) + what kernels add when first used
+                     + weights where they live + adapter, gradients and optimizer
+                     + inputs of all blocks and call arguments + graphs that are kept
+                     + the larger of a block's and the loss's workspace + what the allocator keeps
 
 Knows sizes and rates (`footprint.py`, `throughput.py`); reads no weight and no text.
 """
@@ -10,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -27,10 +29,11 @@ from pocketft.memory.profile import MachineProfile
 from pocketft.memory.size import format_size
 from pocketft.memory.throughput import Work, step_seconds
 
-# What a run adds on top of what can be counted: kernels compiled at first use, thread stacks, the allocator's gaps.
-# Measured 25-45 MB over models and caps on 2 cores.
-_FIRST_USE_BYTES = 48 << 20
-_ALLOCATOR_SHARE = 0.04  # of everything that is allocated and freed again and again
+# Kernels compiled at first use (oneDNN keeps them, about 0.4 MB each, up to the number that `cli/environment.py`
+# allows), stacks of threads, scratch of the dequantization. Measured 45-72 MB on 2 cores, growing over the first
+# steps.
+_FIRST_USE_BYTES = 72 << 20
+_TIGHT_SLOWER = 1.1
 _TILES = (LossTiles(4096, 512), LossTiles(2048, 256), LossTiles(1024, 128), LossTiles(256, 64))
 _ENOUGH_TOKENS = 512  # a product of fewer rows does not reach the machine's rate
 
@@ -39,8 +42,8 @@ _ENOUGH_TOKENS = 512  # a product of fewer rows does not reach the machine's rat
 class Workload:
     """What is to be trained: `rows_per_step` rows of at most `row_tokens` tokens an optimizer step, `tokens` in all.
 
-    `micro_batch` is the number of rows computed together where the person fixed it. `optimizer_bytes` are per adapter number.
-    `forward_only`: nothing is trained, the text is only scored or answered.
+    `micro_batch` is the number of rows computed together where the person fixed it. `optimizer_bytes` are per adapter
+    number. `forward_only`: nothing is trained, the text is only scored or answered.
     """
 
     rows_per_step: int
@@ -57,7 +60,9 @@ class Workload:
 
 @dataclass(frozen=True)
 class Plan:
-    """How to train, and what that is predicted to cost. `rise_bytes` is the most that memory grows between two looks of the guard."""
+    """How to train, and what that is predicted to cost. `rise_bytes` is the most that memory grows between two looks of
+    the guard.
+    """
 
     micro_batch: int
     residences: tuple[Residence, ...]
@@ -65,6 +70,7 @@ class Plan:
     loss_tiles: LossTiles
     compute_dtype: str
     components: dict[str, int]
+    tight_allocator: bool
     rise_bytes: int
     cap_bytes: int
     tokens_per_s: float
@@ -83,7 +89,11 @@ class Plan:
         kinds = {kind: self.residences.count(kind) for kind in ("dense", "packed", "streamed")}
         weights = ", ".join(f"{count} {kind}" for kind, count in kinds.items() if count)
         again = len(self.residences) - self.kept_blocks
-        return f"{weights} blocks; {again} computed again for the gradient; micro-batch {self.micro_batch}; {self.compute_dtype}"
+        allocator = "; memory given back at once" if self.tight_allocator else ""
+        return (
+            f"{weights} blocks; {again} computed again for the gradient; "
+            f"micro-batch {self.micro_batch}; {self.compute_dtype}{allocator}"
+        )
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -103,7 +113,9 @@ def make_plan(
     cap_bytes: int,
     dtype: str | None = None,
 ) -> Plan:
-    """The fastest plan under `cap_bytes`. Raises CapTooSmall, with the smallest change that fits, where there is none."""
+    """The fastest plan under `cap_bytes`. Raises CapTooSmall, with the smallest change that fits, where there is
+    none.
+    """
     maker = _Maker(config, source, lora, workload, profile, cap_bytes, dtype or profile.compute_dtype)
     plans = list(maker.candidates())
     fitting = [plan for plan in plans if plan.predicted_peak_bytes <= cap_bytes]
@@ -128,20 +140,26 @@ class _Maker:
         self.config, self.source, self.lora = config, source, lora
         self.workload, self.profile, self.cap_bytes, self.dtype = workload, profile, cap_bytes, dtype
         self.itemsize = 2 if dtype == "bfloat16" else 4
-        self.imports_bytes = rss_bytes()
+        self._footprints: dict[int, Footprint] = {}
         names = [name for name in source.block_names() if name.startswith("block.")]
         specs = [source.block_spec(name) for name in names]
         self.packed = [spec.nbytes for spec in specs]
         self.weights = [sum(t.numel for t in spec.tensors if len(t.shape) == 2) for spec in specs]
         ends = [name for name in ("embedding", "head", "norm") if name in source.block_names()]
         self.ends_bytes = sum(source.block_spec(name).nbytes for name in ends)
+        self.footprint(self.micro_batches()[0])  # imports the model's code, which then counts as what it is
+        self.imports_bytes = rss_bytes()
 
     @property
     def head_weights(self) -> int:
         return self.config.vocab_size * self.config.hidden_size
 
-    @lru_cache(maxsize=None)
     def footprint(self, micro_batch: int) -> Footprint:
+        if micro_batch not in self._footprints:
+            self._footprints[micro_batch] = self._measured(micro_batch)
+        return self._footprints[micro_batch]
+
+    def _measured(self, micro_batch: int) -> Footprint:
         torch_dtype = torch.bfloat16 if self.dtype == "bfloat16" else torch.float32
         shape = (micro_batch, self.workload.row_tokens)
         return measure_footprint(self.config, self.source, self.lora, shape, torch_dtype)
@@ -152,10 +170,13 @@ class _Maker:
             for residences in _residence_mixes(blocks):
                 for kept in self.kept_choices(blocks):
                     for tiles in _TILES:
-                        yield self.plan(micro_batch, residences, kept, tiles)
+                        for tight in (False, True):
+                            yield self.plan(micro_batch, residences, kept, tiles, tight)
 
     def micro_batches(self) -> list[int]:
-        """What the person asked for; else enough rows to keep the products busy, or single rows where that is too much."""
+        """What the person asked for; else enough rows to keep the products busy, or single rows where that is too
+        much.
+        """
         if self.workload.micro_batch is not None:
             return [self.workload.micro_batch]
         wanted = 1
@@ -168,10 +189,14 @@ class _Maker:
             return [0]
         return sorted({blocks, blocks * 3 // 4, blocks // 2, blocks // 4, 0})
 
-    def plan(self, micro_batch: int, residences: tuple[Residence, ...], kept: int, tiles: LossTiles) -> Plan:
+    def plan(
+        self, micro_batch: int, residences: tuple[Residence, ...], kept: int, tiles: LossTiles, tight: bool
+    ) -> Plan:
         footprint, forward_only = self.footprint(micro_batch), self.workload.forward_only
         micro_batches = -(-self.workload.rows_per_step // micro_batch)
-        block_bytes = footprint.forward_bytes if forward_only else max(footprint.forward_bytes, footprint.backward_bytes)
+        block_bytes = (
+            footprint.forward_bytes if forward_only else max(footprint.forward_bytes, footprint.backward_bytes)
+        )
         workspace = max(block_bytes, self.loss_bytes(tiles))
         # gradients and optimizer beside the parameters; without training, the copy that is loaded from
         per_number = 8 if forward_only else 8 + self.workload.optimizer_bytes
@@ -185,8 +210,10 @@ class _Maker:
             "kept_graphs": kept * micro_batches * footprint.kept_bytes,
             "workspace": workspace,
         }
-        components["allocator"] = int(_ALLOCATOR_SHARE * sum(components[k] for k in ("block_inputs", "kept_graphs", "workspace")))
+        components["allocator"] = _gap_bytes(components, tight)
         seconds = step_seconds(self.work(residences, kept, tiles), self.profile, self.dtype)
+        if tight:
+            seconds *= _TIGHT_SLOWER
         tokens_per_s = self.workload.tokens_per_step / seconds
         return Plan(
             micro_batch=micro_batch,
@@ -195,6 +222,7 @@ class _Maker:
             loss_tiles=tiles,
             compute_dtype=self.dtype,
             components=components,
+            tight_allocator=tight,
             rise_bytes=workspace,
             cap_bytes=self.cap_bytes,
             tokens_per_s=tokens_per_s,
@@ -220,7 +248,9 @@ class _Maker:
         return total + scratch + buffer
 
     def loss_bytes(self, tiles: LossTiles) -> int:
-        """Normed states, their loss rows and gradients; the running sums in fp32; one tile of logits and its fp32 copies."""
+        """Normed states, their loss rows and gradients; the running sums in fp32; one tile of logits and its fp32
+        copies.
+        """
         hidden = 4 * self.step_hidden_bytes
         running = self.workload.tokens_per_step * self.config.hidden_size * 4
         logits = tiles.tokens * tiles.vocab_rows * (self.itemsize * 2 + 4)
@@ -236,11 +266,22 @@ class _Maker:
         return Work(tokens, visits, sum(self.weights), sum(shared), recomputed, self.head_weights, sum(streamed))
 
 
+def _gap_bytes(components: dict[str, int], tight: bool) -> int:
+    """Freed memory that the allocator keeps (`allocator.py`), by what is allocated and freed again and again.."""
+    churn, inputs, kept = (components[name] for name in ("workspace", "block_inputs", "kept_graphs"))
+    return int(0.4 * churn + 0.15 * inputs + 0.05 * kept if tight else churn + 0.2 * inputs + 0.05 * kept)
+
+
 def _residence_mixes(blocks: int) -> Iterator[tuple[Residence, ...]]:
     """All dense; some dense, the others packed or streamed; some packed, the others streamed."""
-    for first, rest in (("dense", "packed"), ("dense", "streamed"), ("packed", "streamed")):
+    pairs: tuple[tuple[Residence, Residence], ...] = (
+        ("dense", "packed"),
+        ("dense", "streamed"),
+        ("packed", "streamed"),
+    )
+    for first, rest in pairs:
         for count in range(blocks, -1, -1):
-            yield (first,) * count + (rest,) * (blocks - count)  # type: ignore[return-value]  # literals through a tuple
+            yield (first,) * count + (rest,) * (blocks - count)
 
 
 def _advice(maker: _Maker, needed_bytes: int) -> str:

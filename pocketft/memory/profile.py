@@ -10,6 +10,7 @@ import os
 import platform
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -47,10 +48,8 @@ def machine_profile(cache_folder: Path | None = None, refresh: bool = False) -> 
     if not refresh and (known := _cached(path, key)) is not None:
         return known
     profile = _measure()
-    try:
+    with suppress(OSError, files.StorageError):  # measured again next time
         files.write_json(path, {"key": key, "profile": asdict(profile)})
-    except (OSError, files.StorageError):
-        pass  # measured again next time
     return profile
 
 
@@ -60,7 +59,14 @@ def _default_folder() -> Path:
 
 
 def _machine_key() -> str:
-    parts = (_FORMAT, platform.machine(), platform.processor(), os.cpu_count(), torch.get_num_threads(), torch.__version__)
+    parts = (
+        _FORMAT,
+        platform.machine(),
+        platform.processor(),
+        os.cpu_count(),
+        torch.get_num_threads(),
+        torch.__version__,
+    )
     return "|".join(str(part) for part in parts)
 
 

@@ -15,7 +15,7 @@ import torch
 
 from pocketft.data.dataset import PreparedData, collate
 from pocketft.errors import Interrupted, MemoryCapError, PocketftError
-from pocketft.memory.guard import release_freed_memory
+from pocketft.memory.allocator import release_freed_memory
 from pocketft.memory.meter import peak_rss_bytes, rss_bytes
 from pocketft.recipe import Recipe
 from pocketft.training.checkpoint import save_checkpoint
@@ -302,8 +302,7 @@ class Loop:
         if isinstance(error, MemoryCapError):
             return error  # the guard has said what to do
         return MemoryCapError(
-            f"out of memory after step {self.state.step}; what was learned is saved, continue with --resume and a "
-            "larger --memory, or a smaller --set data.max_seq_length"
+            f"out of memory after step {self.state.step}; give a larger --memory or a smaller --set data.max_seq_length"
         )
 
     def _write_adapter(self) -> None:

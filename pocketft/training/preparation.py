@@ -19,6 +19,7 @@ from pocketft.data.dataset import DataSettings, PreparedData, prepare_dataset
 from pocketft.engine.loss import LossTiles
 from pocketft.engine.model import EngineModel, build_model
 from pocketft.errors import ModelError, UsageError
+from pocketft.memory.allocator import map_large_tensors
 from pocketft.memory.guard import Guard
 from pocketft.memory.meter import available_bytes
 from pocketft.memory.planner import Plan, Workload, make_plan
@@ -139,6 +140,7 @@ def earlier_plan(saved: dict[str, Any], recipe: Recipe, cap: int) -> Plan | None
         loss_tiles=LossTiles(**saved["loss_tiles"]),
         compute_dtype=saved["compute_dtype"],
         components=saved["components"],
+        tight_allocator=saved["tight_allocator"],
         rise_bytes=saved["rise_bytes"],
         cap_bytes=cap,
         tokens_per_s=saved["tokens_per_s"],

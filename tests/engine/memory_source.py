@@ -64,7 +64,11 @@ class MemorySource:
                 raw = part.contiguous().view(-1).view(torch.uint8)
                 view = buffer[offset : offset + raw.numel()]
                 view.copy_(raw)
-                parts[part_name] = view.clone().view(part.dtype).view(part.shape) if offset % 8 else view.view(part.dtype).view(part.shape)
+                parts[part_name] = (
+                    view.clone().view(part.dtype).view(part.shape)
+                    if offset % 8
+                    else view.view(part.dtype).view(part.shape)
+                )
                 offset += raw.numel()
             placed[tensor_name] = replace(tensor, parts=parts)
         return placed

@@ -51,10 +51,16 @@ def test_attention_refuses_what_it_would_leave_out() -> None:
 
 @settings(max_examples=40, deadline=None)
 @given(
-    tokens=st.integers(1, 40), vocab=st.integers(2, 90), rows=st.integers(2, 100), tile=st.integers(1, 50),
-    sharpness=st.sampled_from([0.1, 1.0, 30.0]), seed=st.integers(0, 99),
+    tokens=st.integers(1, 40),
+    vocab=st.integers(2, 90),
+    rows=st.integers(2, 100),
+    tile=st.integers(1, 50),
+    sharpness=st.sampled_from([0.1, 1.0, 30.0]),
+    seed=st.integers(0, 99),
 )
-def test_tiled_loss_equals_cross_entropy(tokens: int, vocab: int, rows: int, tile: int, sharpness: float, seed: int) -> None:
+def test_tiled_loss_equals_cross_entropy(
+    tokens: int, vocab: int, rows: int, tile: int, sharpness: float, seed: int
+) -> None:
     generator = torch.Generator().manual_seed(seed)
     head = as_affine4(torch.randn(vocab, 16, generator=generator))
     hidden = (torch.randn(tokens, 16, generator=generator) * sharpness).requires_grad_()

@@ -1,4 +1,6 @@
-"""The engine against plain PEFT + autograd on the same dequantized weights, in fp32: the loss and every LoRA gradient."""
+"""The engine against plain PEFT + autograd on the same dequantized weights, in fp32: the loss and every LoRA
+gradient.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from tests.engine.memory_source import MemorySource, as_affine4, as_f32, plain_model
 from peft import LoraConfig, get_peft_model
 from transformers import (
     AutoModelForCausalLM,
@@ -25,19 +26,20 @@ from pocketft.engine.batch import IGNORE, MicroBatch
 from pocketft.engine.loss import LossTiles
 from pocketft.engine.model import EngineModel, build_model
 from pocketft.engine.step import StepSettings, eval_loss, train_step
+from tests.engine.memory_source import MemorySource, as_affine4, as_f32, plain_model
 
-SMALL: dict[str, Any] = dict(
-    vocab_size=101,
-    hidden_size=64,
-    intermediate_size=96,
-    num_hidden_layers=3,
-    num_attention_heads=4,
-    num_key_value_heads=2,
-    max_position_embeddings=512,
-    pad_token_id=0,
-    bos_token_id=1,
-    eos_token_id=2,
-)
+SMALL: dict[str, Any] = {
+    "vocab_size": 101,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
 
 CONFIGS: dict[str, PretrainedConfig] = {
     "llama": LlamaConfig(**SMALL, tie_word_embeddings=False),
@@ -54,7 +56,9 @@ CONFIGS: dict[str, PretrainedConfig] = {
     ),
     "phi3": Phi3Config(**SMALL, tie_word_embeddings=False, sliding_window=None),
 }
-DEVICES = ["cpu"] + (["cuda"] if torch.cuda.is_available() else []) + (["mps"] if torch.backends.mps.is_available() else [])
+DEVICES = (
+    ["cpu"] + (["cuda"] if torch.cuda.is_available() else []) + (["mps"] if torch.backends.mps.is_available() else [])
+)
 LORA = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM")
 
 
@@ -83,7 +87,9 @@ def random_batch(seed: int, rows: int = 1, length: int = 150) -> MicroBatch:
     return MicroBatch(ids, labels, positions)
 
 
-def reference_gradients(name: str, source: MemorySource, batches: list[MicroBatch], adapter: dict[str, torch.Tensor]) -> tuple[float, dict[str, torch.Tensor]]:
+def reference_gradients(
+    name: str, source: MemorySource, batches: list[MicroBatch], adapter: dict[str, torch.Tensor]
+) -> tuple[float, dict[str, torch.Tensor]]:
     model = get_peft_model(plain_model(CONFIGS[name], source), copy.deepcopy(LORA))
     for parameter_name, parameter in model.named_parameters():
         if parameter.requires_grad:
@@ -100,7 +106,9 @@ def reference_gradients(name: str, source: MemorySource, batches: list[MicroBatc
     return total / tokens, {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
 
 
-def engine_model(name: str, source: MemorySource, residence: str, device: str = "cpu", lora: LoraConfig = LORA) -> EngineModel:
+def engine_model(
+    name: str, source: MemorySource, residence: str, device: str = "cpu", lora: LoraConfig = LORA
+) -> EngineModel:
     layers = CONFIGS[name].num_hidden_layers
     kinds: Any = {"mixed": ["dense", "packed", "streamed"]}.get(residence, [residence] * layers)
     model = build_model(CONFIGS[name], source, lora=copy.deepcopy(lora), residences=kinds, device=device)
@@ -110,7 +118,9 @@ def engine_model(name: str, source: MemorySource, residence: str, device: str = 
     return model
 
 
-def assert_same(model: EngineModel, batches: list[MicroBatch], name: str, source: MemorySource, settings: StepSettings) -> None:
+def assert_same(
+    model: EngineModel, batches: list[MicroBatch], name: str, source: MemorySource, settings: StepSettings
+) -> None:
     adapter = {n: p.detach().cpu().clone() for n, p in model.lora_parameters()}
     expected_loss, expected = reference_gradients(name, source, batches, adapter)
     result = train_step(model, batches, settings)

@@ -16,7 +16,7 @@ MB = 1 << 20
 
 def test_the_guard_counts_what_is_still_to_come() -> None:
     Guard(rss_bytes() + 100 * MB, rise_bytes=50 * MB).check()
-    with pytest.raises(MemoryCapError, match="--resume and a larger --memory"):
+    with pytest.raises(MemoryCapError, match="give a larger --memory"):
         Guard(rss_bytes() + 100 * MB, rise_bytes=200 * MB).check()
 
 
