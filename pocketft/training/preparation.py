@@ -152,6 +152,8 @@ def build_planned(
     base: Base, lora: LoraConfig, plan: Plan, device: torch.device, seed: int
 ) -> tuple[EngineModel, PlannedModel]:
     """Read the weights as the plan says."""
+    if plan.tight_allocator:
+        map_large_tensors()
     with _engine_errors(base):
         model = build_model(
             base.config,
