@@ -11,7 +11,7 @@ from collections import Counter
 
 from pocketft.data.documents import Document
 
-SAMPLE_CHARS = 800
+SAMPLE_CHARS = 500
 OTHER = "other"
 _MIN_WORDS = 4
 

@@ -1,13 +1,15 @@
 """From documents to the token set on disk: token ids, one mark a token, and where each document begins.
 
-Streams: holds one batch of text and writes as it goes, so memory grows with neither a file's size nor the number of
-files. Knows nothing of row lengths, of what is held out, or of packing.
+Streams: holds two batches of text and writes as it goes, so memory grows with neither a file's size nor the number of
+files. While one batch is tokenized, by the library's own threads, the next is read. Knows nothing of row lengths, of
+what is held out, or of packing.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import islice
@@ -89,6 +91,8 @@ class _TokenWriter:
         )
         self._waiting: list[_Part | _Chat] = []
         self._waiting_chars = 0
+        self._thread = self._stack.enter_context(ThreadPoolExecutor(max_workers=1))
+        self._running: tuple[list[_Part | _Chat], Future[tuple[list[Encoded], list[Encoded]]]] | None = None
         self._key, self._start, self._loss = 0, 0, 0  # of the document being written
         self.documents = self.chats = self.tokens = self.loss_tokens = 0
 
@@ -104,13 +108,28 @@ class _TokenWriter:
         self._wait(_Chat(chat, key, tuple(parts)), len(chat.text))
 
     def flush(self) -> None:
-        """Tokenize and write what waits. Control words count in chats; in plain texts they stay text."""
+        """Tokenize and write all that waits."""
+        self._start_next()
+        self._start_next()
+
+    def _start_next(self) -> None:
+        """Write the batch that is being tokenized, once it is, and start on the one that waits."""
         waiting, self._waiting, self._waiting_chars = self._waiting, [], 0
-        plain = [item.text for item in waiting if isinstance(item, _Part)]
-        said = [text for item in waiting if isinstance(item, _Chat) for _, text in item.parts]
-        encoded_plain = iter(self._tokenizer.encode(plain, control=False))
-        encoded_said = iter(self._tokenizer.encode(said, control=True))
-        for item in waiting:
+        before = self._running
+        self._running = (waiting, self._thread.submit(self._encode, waiting)) if waiting else None
+        if before is not None:
+            batch, encoded = before
+            self._write_batch(batch, *encoded.result())
+
+    def _encode(self, batch: Sequence[_Part | _Chat]) -> tuple[list[Encoded], list[Encoded]]:
+        """Plain texts and chats. Control words count in chats; in plain texts they stay text."""
+        plain = [item.text for item in batch if isinstance(item, _Part)]
+        said = [text for item in batch if isinstance(item, _Chat) for _, text in item.parts]
+        return self._tokenizer.encode(plain, control=False), self._tokenizer.encode(said, control=True)
+
+    def _write_batch(self, batch: list[_Part | _Chat], plain: list[Encoded], said: list[Encoded]) -> None:
+        encoded_plain, encoded_said = iter(plain), iter(said)
+        for item in batch:
             if isinstance(item, _Part):
                 self._write_part(item, next(encoded_plain))
             else:
@@ -120,7 +139,7 @@ class _TokenWriter:
         self._waiting.append(item)
         self._waiting_chars += chars
         if self._waiting_chars >= BATCH_CHARS:
-            self.flush()
+            self._start_next()
 
     def _write_part(self, part: _Part, encoded: Encoded) -> None:
         if part.key is not None:

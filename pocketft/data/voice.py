@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 from pocketft.data.documents import Document, Message, ReadReport, Turn
 
@@ -200,5 +201,6 @@ def tell_voice(voice: Voice | None, report: ReadReport) -> None:
         report.notes.append(f"nobody in the chats and mail is called {voice.shown}; there are: {people}; say --me NAME")
 
 
+@lru_cache(maxsize=4096)  # asked of every message
 def _folded(name: str) -> str:
     return " ".join(name.casefold().split())

@@ -12,6 +12,7 @@ import email.message
 import email.utils
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import PurePosixPath
 from typing import IO
 
@@ -28,6 +29,7 @@ _HEADERS = re.compile(rb"\A(?:[!-9;-~]+:[^\n]*\n(?:[ \t][^\n]*\n)*)+")
 _NAME = re.compile(rb"^([!-9;-~]+):", re.MULTILINE)
 _OF_MAIL = {b"date", b"to", b"subject", b"message-id", b"received", b"return-path", b"mime-version", b"delivered-to"}
 _SENT = {"sent", "sent items", "sent messages", "sent mail", "gesendet", "gesendete objekte", "enviados", "envoyés"}
+_ADDRESS = re.compile(r"[^\s<>,;:\"()]+@[^\s<>,;:\"()]+")
 _REPLY = re.compile(r"^(?:(?:re|aw|antw|sv|fwd?|wg|tr|rv)(?:\[\d+\])?\s*:\s*)+", re.IGNORECASE)
 
 
@@ -132,22 +134,20 @@ def _text(part: email.message.Message) -> str:
 
 
 def _receivers(mail: email.message.Message) -> Iterator[str]:
-    headers = [
-        _decoded(value) for name in ("To", "Cc", "Delivered-To", "X-Original-To") for value in mail.get_all(name, [])
-    ]
-    for _, address in email.utils.getaddresses(headers):
-        if address:
-            yield address
+    for name in ("To", "Cc", "Delivered-To", "X-Original-To"):
+        for value in mail.get_all(name, []):
+            yield from _ADDRESS.findall(str(value))  # addresses are never encoded, and this is all that is needed
 
 
 def _decoded(value: object) -> str:
     """A header as it reads: "=?utf-8?q?Gr=C3=BC=C3=9Fe?=" is "Grüße"."""
     if value is None:
         return ""
-    try:
-        text = str(email.header.make_header(email.header.decode_header(str(value))))
-    except (email.errors.HeaderParseError, LookupError, UnicodeError, ValueError):
-        text = str(value)
+    text = str(value)
+    if "=?" not in text:
+        return " ".join(without_surrogates(text).split())
+    with suppress(email.errors.HeaderParseError, LookupError, UnicodeError, ValueError):
+        text = str(email.header.make_header(email.header.decode_header(text)))
     return " ".join(without_surrogates(text).split())
 
 

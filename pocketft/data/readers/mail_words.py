@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 _ATTRIBUTION = re.compile(
-    r"^(?=[^\n]*\n?[^\n]*\d)[ \t]*(?:On|Am|Le|El|Il|Op|Em|Den|Dnia|W dniu)\b.{4,300}?"
+    r"^[ \t]*(?:On|Am|Le|El|Il|Op|Em|Den|Dnia|W dniu)\b.{4,300}?"
     r"\b(?:wrote|schrieb|a écrit|escribió|ha scritto|schreef|escreveu|skrev|napisał\(?a?\)?)\b.{0,120}?:[ \t]*$",
     re.DOTALL,
 )
@@ -26,7 +26,9 @@ _ADVERTISEMENT = re.compile(
     re.IGNORECASE,
 )
 _LINES_OF_ATTRIBUTION = 3  # as mail programs wrap it
+_LONGEST_ATTRIBUTION = 400
 _LONGEST_SIGNATURE = 12
+_DIGIT = re.compile(r"\d")
 
 
 def own_words(text: str) -> str:
@@ -64,11 +66,12 @@ def _ends_here(lines: list[str], number: int) -> bool:
 
 def _attribution(lines: list[str], number: int) -> int:
     """How many lines from here on say who wrote what is quoted below."""
-    for length in range(1, _LINES_OF_ATTRIBUTION + 1):
-        if number + length > len(lines):
+    text = ""
+    for length, line in enumerate(lines[number : number + _LINES_OF_ATTRIBUTION], start=1):
+        text += ("\n" if text else "") + line
+        if len(text) > _LONGEST_ATTRIBUTION:
             return 0
-        if lines[number + length - 1].rstrip().endswith(":") and _ATTRIBUTION.match(
-            "\n".join(lines[number : number + length])
-        ):
+        # A date is what tells "On Monday, … Anna wrote:" from a story.
+        if line.rstrip().endswith(":") and _DIGIT.search(text) and _ATTRIBUTION.match(text):
             return length
     return 0
