@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from pocketft.engine.batch import IGNORE, MicroBatch
+from pocketft.engine.inputs import BlockInputs, InFile, InMemory
 from pocketft.engine.loss import LossTiles, head_loss, head_loss_and_grad, head_token_losses
 from pocketft.engine.model import EngineModel
 
@@ -30,11 +31,13 @@ class StepSettings:
     """How a step is carried out; none of it but `dropout_seed` changes the result.
 
     `kept_blocks` blocks, the last ones, keep their autograd graph instead of being computed again. `at_border` is
-    called between blocks, where a guard may look at the memory and raise. `dropout_seed` 0 means no dropout.
+    called between blocks, where a guard may look at the memory and raise. `spill_to` is an open file for the inputs
+    of blocks. `dropout_seed` 0 means no dropout.
     """
 
     loss_tiles: LossTiles = field(default_factory=LossTiles)
     kept_blocks: int = 0
+    spill_to: int | None = None
     dropout_seed: int = 0
     at_border: Callable[[], None] = _nothing
 
@@ -55,7 +58,6 @@ class _Pass:
     hidden: Tensor  # (B, S, d): input of the next block, later the gradient coming back
     arguments: list[dict[str, Any]]
     dropout_seed: int
-    inputs: list[Tensor] = field(default_factory=list)
     kept: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
 
@@ -68,14 +70,15 @@ def train_step(model: EngineModel, micro_batches: Sequence[MicroBatch], settings
     if loss_tokens == 0:
         raise ValueError("no token of this step carries loss")
     passes = _start(model, micro_batches, settings.dropout_seed)
+    inputs: BlockInputs = InMemory() if settings.spill_to is None else InFile(settings.spill_to)
     for index in model.residency.sweep(range(len(model.layers))):
         for one in passes:
-            _forward(model, index, one, settings)
+            _forward(model, index, one, inputs, settings)
         settings.at_border()
     loss = _loss_backward(model, passes, settings, loss_tokens)
     for index in model.residency.sweep(range(len(model.layers) - 1, -1, -1)):
-        for one in passes:
-            _backward(model, index, one)
+        for one in reversed(passes):  # the last input pushed is the first one popped
+            _backward(model, index, one, inputs)
         settings.at_border()
     return StepResult(loss / loss_tokens, loss_tokens)
 
@@ -124,26 +127,26 @@ def _start(model: EngineModel, micro_batches: Sequence[MicroBatch], dropout_seed
     return passes
 
 
-def _forward(model: EngineModel, index: int, one: _Pass, settings: StepSettings) -> None:
+def _forward(model: EngineModel, index: int, one: _Pass, inputs: BlockInputs, settings: StepSettings) -> None:
     model.set_dropout_seed(one.dropout_seed)
     keep = index >= len(model.layers) - settings.kept_blocks
     hidden = one.hidden.requires_grad_(index > 0) if keep else one.hidden
     with torch.set_grad_enabled(keep):
         output = model.layers[index](hidden, **one.arguments[index])
-    one.inputs.append(hidden)
     if keep:
         one.kept[index] = (hidden, output)
+    else:
+        inputs.push(hidden)
     one.hidden = output.detach()
 
 
-def _backward(model: EngineModel, index: int, one: _Pass) -> None:
+def _backward(model: EngineModel, index: int, one: _Pass, inputs: BlockInputs) -> None:
     """Turn the gradient of the block's output into that of its input; adapters collect theirs on the way."""
-    hidden = one.inputs.pop()
     if index in one.kept:
         hidden, output = one.kept.pop(index)
     else:
         model.set_dropout_seed(one.dropout_seed)
-        hidden = hidden.detach().requires_grad_(index > 0)
+        hidden = inputs.pop().detach().requires_grad_(index > 0)
         output = _recompute(model, index, hidden, one.arguments[index])
     output.backward(one.hidden)
     if index > 0:

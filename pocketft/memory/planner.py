@@ -11,6 +11,7 @@ Knows sizes and rates (`footprint.py`, `throughput.py`); reads no weight and no 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -34,6 +35,9 @@ from pocketft.memory.throughput import Work, step_seconds
 # steps.
 _FIRST_USE_BYTES = 72 << 20
 _TIGHT_SLOWER = 1.1
+_SPILL_S_PER_BYTE = 2.5e-9  # written to the page cache and read back
+_SPILL = (False, True) if hasattr(os, "preadv") else (False,)
+_FRUGALITY = [(tight, spill) for tight in (False, True) for spill in _SPILL]  # tight allocator, inputs in a file
 _SURE = 0.96  # of the cap may be planned for: predictions are right to a few percent, and the cap is a promise
 _TILES = (LossTiles(4096, 512), LossTiles(2048, 256), LossTiles(1024, 128), LossTiles(256, 64))
 _ENOUGH_TOKENS = 512  # a product of fewer rows does not reach the machine's rate
@@ -72,6 +76,7 @@ class Plan:
     compute_dtype: str
     components: dict[str, int]
     tight_allocator: bool
+    spill_inputs: bool
     rise_bytes: int
     cap_bytes: int
     tokens_per_s: float
@@ -91,6 +96,7 @@ class Plan:
         weights = ", ".join(f"{count} {kind}" for kind, count in kinds.items() if count)
         again = len(self.residences) - self.kept_blocks
         allocator = "; memory given back at once" if self.tight_allocator else ""
+        allocator += "; inputs of blocks in a file" if self.spill_inputs else ""
         return (
             f"{weights} blocks; {again} computed again for the gradient; "
             f"micro-batch {self.micro_batch}; {self.compute_dtype}{allocator}"
@@ -175,8 +181,8 @@ class _Maker:
             for residences in _residence_mixes(blocks):
                 for kept in self.kept_choices(blocks):
                     for tiles in _TILES:
-                        for tight in (False, True):
-                            yield self.plan(micro_batch, residences, kept, tiles, tight)
+                        for tight, spill in _FRUGALITY:
+                            yield self.plan(micro_batch, residences, kept, tiles, tight, spill)
 
     def micro_batches(self) -> list[int]:
         """What the person asked for; else enough rows to keep the products busy, or single rows where that is too
@@ -195,7 +201,13 @@ class _Maker:
         return sorted({blocks, blocks * 3 // 4, blocks // 2, blocks // 4, 0})
 
     def plan(
-        self, micro_batch: int, residences: tuple[Residence, ...], kept: int, tiles: LossTiles, tight: bool
+        self,
+        micro_batch: int,
+        residences: tuple[Residence, ...],
+        kept: int,
+        tiles: LossTiles,
+        tight: bool,
+        spill: bool,
     ) -> Plan:
         footprint, forward_only = self.footprint(micro_batch), self.workload.forward_only
         micro_batches = -(-self.workload.rows_per_step // micro_batch)
@@ -205,7 +217,7 @@ class _Maker:
         workspace = max(block_bytes, self.loss_bytes(tiles))
         # gradients and optimizer beside the parameters; without training, the copy that is loaded from
         per_number = 8 if forward_only else 8 + self.workload.optimizer_bytes
-        held_inputs = 2 if forward_only else len(residences) + 1
+        held_inputs = 2 if forward_only or spill else len(residences) + 1
         components = {
             "imports": self.imports_bytes,
             "first_use": _FIRST_USE_BYTES,
@@ -219,6 +231,8 @@ class _Maker:
         seconds = step_seconds(self.work(residences, kept, tiles), self.profile, self.dtype)
         if tight:
             seconds *= _TIGHT_SLOWER
+        if spill:
+            seconds += len(residences) * self.step_hidden_bytes * _SPILL_S_PER_BYTE
         tokens_per_s = self.workload.tokens_per_step / seconds
         return Plan(
             micro_batch=micro_batch,
@@ -228,6 +242,7 @@ class _Maker:
             compute_dtype=self.dtype,
             components=components,
             tight_allocator=tight,
+            spill_inputs=spill,
             rise_bytes=workspace + (micro_batches * footprint.kept_bytes if kept else 0),
             cap_bytes=self.cap_bytes,
             tokens_per_s=tokens_per_s,

@@ -5,16 +5,20 @@ Knows engine, plan and guard; nothing of data or files.
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from io import BufferedRandom
 
 from torch import Tensor
 
 from pocketft.engine.batch import MicroBatch
 from pocketft.engine.model import EngineModel
 from pocketft.engine.step import StepSettings, eval_loss, token_losses, train_step
+from pocketft.files import storage_errors
 from pocketft.memory.guard import Guard
 from pocketft.memory.planner import Plan
+from pocketft.models.location import cache_home
 from pocketft.training.optimizer import NamedParameters
 
 
@@ -23,6 +27,7 @@ class PlannedModel:
         self._model = model
         self._plan = plan
         self._guard = guard
+        self._spill = _nameless_file() if plan.spill_inputs else None
 
     @property
     def micro_batch(self) -> int:
@@ -32,7 +37,8 @@ class PlannedModel:
         return self._model.lora_parameters()
 
     def train_step(self, micro_batches: Sequence[MicroBatch], seed: int) -> float:
-        return train_step(self._model, micro_batches, self._settings(seed)).loss
+        with storage_errors(cache_home()):
+            return train_step(self._model, micro_batches, self._settings(seed)).loss
 
     def eval_loss(self, micro_batches: Sequence[MicroBatch]) -> tuple[float, int]:
         return eval_loss(self._model, micro_batches, self._settings(0))
@@ -53,6 +59,14 @@ class PlannedModel:
         return StepSettings(
             loss_tiles=self._plan.loss_tiles,
             kept_blocks=self._plan.kept_blocks,
+            spill_to=None if self._spill is None else self._spill.fileno(),
             dropout_seed=seed,
             at_border=self._guard.check,
         )
+
+
+def _nameless_file() -> BufferedRandom:
+    """In the cache's folder, as a temporary folder may itself lie in memory; gone when the process is, however it ends."""
+    with storage_errors(cache_home()):
+        cache_home().mkdir(parents=True, exist_ok=True)
+        return tempfile.TemporaryFile(dir=cache_home())  # type: ignore[return-value]

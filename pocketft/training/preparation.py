@@ -141,6 +141,7 @@ def earlier_plan(saved: dict[str, Any], recipe: Recipe, cap: int) -> Plan | None
         compute_dtype=saved["compute_dtype"],
         components=saved["components"],
         tight_allocator=saved["tight_allocator"],
+        spill_inputs=saved["spill_inputs"],
         rise_bytes=saved["rise_bytes"],
         cap_bytes=cap,
         tokens_per_s=saved["tokens_per_s"],

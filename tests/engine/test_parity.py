@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import copy
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -159,6 +160,18 @@ def test_kept_graphs_change_nothing(name: str) -> None:
     source = source_of(name, "f32")
     model = engine_model(name, source, "mixed")
     assert_same(model, [random_batch(8), random_batch(9)], name, source, StepSettings(TILES, kept_blocks=2))
+
+
+def test_block_inputs_in_a_file_change_no_bit(tmp_path: Path) -> None:
+    source, batches = source_of("qwen3", "affine4"), [random_batch(8), random_batch(9, rows=2)]
+    gradients = []
+    with (tmp_path / "inputs").open("w+b") as file:
+        for spill_to in (None, file.fileno(), file.fileno()):
+            model = engine_model("qwen3", source, "mixed")
+            train_step(model, batches, StepSettings(TILES, kept_blocks=1, spill_to=spill_to))
+            gradients.append([p.grad for _, p in model.lora_parameters()])
+    for one in gradients[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(gradients[0], one, strict=True))
 
 
 def test_the_engines_model_gives_the_logits_of_the_plain_one() -> None:
