@@ -8,7 +8,7 @@ given.
 from __future__ import annotations
 
 import os
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -42,7 +42,7 @@ class InFile:
         self._end = 0
 
     def push(self, hidden: Tensor) -> None:
-        data = memoryview(hidden.detach().contiguous().cpu().view(-1).view(torch.uint8).numpy())
+        data = _bytes_of(hidden.detach().contiguous().cpu())
         written = 0
         while written < len(data):
             written += os.pwrite(self._descriptor, data[written:], self._end + written)
@@ -52,7 +52,7 @@ class InFile:
     def pop(self) -> Tensor:
         start, shape, dtype, device = self._inputs.pop()
         raw = torch.empty(self._end - start, dtype=torch.uint8)
-        target, read = memoryview(raw.numpy()), 0
+        target, read = _bytes_of(raw), 0
         while read < len(target):
             count = os.preadv(self._descriptor, [target[read:]], start + read)
             if count == 0:
@@ -60,3 +60,8 @@ class InFile:
             read += count
         self._end = start
         return raw.view(dtype).view(shape).to(device)
+
+
+def _bytes_of(tensor: Tensor) -> memoryview:
+    array: Any = tensor.view(-1).view(torch.uint8).numpy()
+    return memoryview(array)

@@ -66,7 +66,7 @@ class PlannedModel:
 
 
 def _nameless_file() -> BufferedRandom:
-    """In the cache's folder, as a temporary folder may itself lie in memory; gone when the process is, however it ends."""
+    """In the cache's folder, as a temporary one may itself lie in memory; gone when the process is, however it ends."""
     with storage_errors(cache_home()):
         cache_home().mkdir(parents=True, exist_ok=True)
         return tempfile.TemporaryFile(dir=cache_home())  # type: ignore[return-value]
