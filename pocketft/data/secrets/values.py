@@ -65,6 +65,8 @@ def find_values(texts: Iterable[str]) -> list[Value]:
         for pattern in (_NUMBER, _KEY):
             for match in pattern.finditer(text):
                 word = match[0].rstrip("-=+/_") if pattern is _KEY else match[0]
+                if pattern is _KEY and _is_number(word):
+                    continue
                 if word in found:
                     found[word].repeats += 1
                 elif len(found) < _MAX_VALUES and _is_random(word):

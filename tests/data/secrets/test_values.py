@@ -16,6 +16,7 @@ MAKE = Maker(3)
     ("word", "what", "bits"),
     [
         ("281265017", "number of 9 digits", 9 * math.log2(10)),
+        ("281-265-017", "number of 9 digits", 9 * math.log2(10)),
         ("281 265 017", "number of 9 digits", 9 * math.log2(10)),
         ("4f1c-99ab-03de", "key of 14 characters", None),
         ("ghp_" + MAKE.chars(36), "key of 40 characters", None),
