@@ -75,14 +75,16 @@ def jsonl(number: int, source: Iterator[str]) -> str:
 
 def telegram(number: int, source: Iterator[str]) -> str:
     name = "Ben" if number % 2 else "Anna"
-    message = {"id": number, "type": "message", "date_unixtime": str(1_700_000_000 + 60 * number + 30_000 * (number // 40)),
+    time_s = 1_700_000_000 + 60 * number + 30_000 * (number // 40)
+    message = {"id": number, "type": "message", "date_unixtime": str(time_s),
                "from": name, "from_id": name, "text": next(source)}  # fmt: skip
     opening = '{"name": "Anna", "type": "personal_chat", "id": 1, "messages": [\n' if number == 0 else ",\n"
     return opening + json.dumps(message)
 
 
 def whatsapp(number: int, source: Iterator[str]) -> str:
-    return f"{number // 1440 % 28 + 1:02}.03.24, {number // 60 % 24:02}:{number % 60:02} - {'AB'[number % 2]}: {next(source)}\n"
+    day, hour, minute = number // 1440 % 28 + 1, number // 60 % 24, number % 60
+    return f"{day:02}.03.24, {hour:02}:{minute:02} - {'AB'[number % 2]}: {next(source)}\n"
 
 
 def html(number: int, source: Iterator[str]) -> str:
