@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -106,6 +106,18 @@ def write_tensors(path: Path, specs: Mapping[str, TensorSpec], tensors: Iterable
 
     `path` is a temporary name of `pocketft.files`: this function neither renames nor flushes to disk.
     """
+
+    def whole() -> Iterator[tuple[str, Tensor]]:
+        for name, tensor in tensors:
+            if name in specs and tuple(tensor.shape) != specs[name].shape:
+                raise ValueError(f"{name} {tuple(tensor.shape)} was written where {specs[name].shape} belongs")
+            yield name, tensor
+
+    write_pieces(path, specs, whole())
+
+
+def write_pieces(path: Path, specs: Mapping[str, TensorSpec], pieces: Iterable[tuple[str, Tensor]]) -> None:
+    """As `write_tensors`, for tensors that come in pieces: some rows, then the next ones."""
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     offset = 0
     for name, spec in specs.items():
@@ -118,14 +130,18 @@ def write_tensors(path: Path, specs: Mapping[str, TensorSpec], tensors: Iterable
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)  # data starts at a multiple of eight, as the format asks
     waiting = iter(specs.items())
+    current, missing_bytes = "", 0
     with path.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
-        for name, tensor in tensors:
-            expected, spec = next(waiting)
-            if (name, tuple(tensor.shape)) != (expected, spec.shape):
-                raise ValueError(f"{name} {tuple(tensor.shape)} was written where {expected} {spec.shape} belongs")
-            file.write(tensor.detach().to(spec.dtype).contiguous().flatten().view(torch.uint8).numpy().data)
-    if next(waiting, None) is not None:
+        for name, piece in pieces:
+            if not missing_bytes:
+                current, spec = next(waiting)
+                missing_bytes = spec.nbytes
+            missing_bytes -= piece.numel() * spec.dtype.itemsize
+            if name != current or missing_bytes < 0 or piece.shape[1:] != spec.shape[1:]:
+                raise ValueError(f"{name} {tuple(piece.shape)} was written where {current} {spec.shape} belongs")
+            file.write(piece.detach().to(spec.dtype).contiguous().flatten().view(torch.uint8).numpy().data)
+    if missing_bytes or next(waiting, None) is not None:
         raise ValueError("fewer tensors were written than the header names")
 
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import mmap
 import struct
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -47,6 +48,8 @@ class GgufFile:
     path: Path
     metadata: dict[str, Any]  # scalars and strings; of an array only its length, as ("array", n)
     tensors: dict[str, GgufTensor]
+    # Where each metadata entry lies, [start, stop) in bytes: another file can take it over without parsing it.
+    entries: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
     def raw_rows(self, name: str) -> np.ndarray:
         """The tensor's bytes, (rows, bytes per row), mapped and not read. A vector counts as one row per item."""
@@ -91,24 +94,27 @@ class _Header:
         if tensor_count > self.size or entry_count > self.size:
             self._damaged(f"it claims {tensor_count} tensors and {entry_count} metadata entries")
         metadata: dict[str, Any] = {}
+        spans: dict[str, tuple[int, int]] = {}
         for _ in range(entry_count):
+            at = self.at
             key = self._string(_MAX_NAME_BYTES)
             metadata[key] = self._value(self._number("I"))
+            spans[key] = (at, self.at)
         if metadata.get("split.count", 0) not in (0, 1):
             raise ModelError(
                 f"{self.path} is one of {metadata['split.count']} parts; join them first (llama-gguf-split --merge)"
             )
-        entries = [self._tensor_entry() for _ in range(tensor_count)]
+        listed = [self._tensor_entry() for _ in range(tensor_count)]
         alignment = metadata.get("general.alignment", 32)
         if not isinstance(alignment, int) or alignment <= 0 or alignment & (alignment - 1) or alignment > 1 << 20:
             self._damaged(f"its alignment is {alignment}")
         start = -(-self.at // alignment) * alignment
         tensors: dict[str, GgufTensor] = {}
-        for name, shape, number, offset in entries:
+        for name, shape, number, offset in listed:
             if name in tensors:
                 self._damaged(f"tensor {name} appears twice")
             tensors[name] = self._tensor(name, shape, number, start + offset)
-        return GgufFile(self.path, metadata, tensors)
+        return GgufFile(self.path, metadata, tensors, spans)
 
     def _tensor_entry(self) -> tuple[str, tuple[int, ...], int, int]:
         name = self._string(_MAX_NAME_BYTES)
