@@ -24,6 +24,7 @@ _ADVICE = {
     errno.EROFS: "the file system is read-only; choose another folder",
     errno.EACCES: "no permission to write there; choose another folder",
     errno.EPERM: "no permission to write there; choose another folder",
+    errno.EEXIST: "a part of that path is a file, not a folder; choose another folder",
     errno.ENOTDIR: "a part of that path is a file, not a folder; choose another folder",
 }
 

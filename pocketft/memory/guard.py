@@ -38,6 +38,12 @@ class Guard:
             )
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """torch raises a plain RuntimeError where it is refused memory, with words of its own or of oneDNN's."""
+    words = ("can't allocate memory", "not enough memory", "out of memory", "could not create a primitive")
+    return isinstance(error, MemoryError | MemoryCapError) or any(word in str(error) for word in words)
+
+
 @contextmanager
 def hard_limit(cap_bytes: int) -> Iterator[None]:
     """While open, no private memory can be had far beyond the cap: RLIMIT_DATA where there is one.
@@ -48,7 +54,7 @@ def hard_limit(cap_bytes: int) -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
+        if is_out_of_memory(error):
             raise MemoryCapError(
                 f"an allocation would have crossed the cap of {format_size(cap_bytes)}; give a larger --memory or a "
                 "smaller --set data.max_seq_length"

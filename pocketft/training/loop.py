@@ -16,6 +16,7 @@ import torch
 from pocketft.data.dataset import PreparedData, collate
 from pocketft.errors import Interrupted, MemoryCapError, PocketftError
 from pocketft.memory.allocator import release_freed_memory
+from pocketft.memory.guard import is_out_of_memory
 from pocketft.memory.meter import peak_rss_bytes, rss_bytes
 from pocketft.recipe import Recipe
 from pocketft.training.checkpoint import save_checkpoint
@@ -91,7 +92,7 @@ class Loop:
             ending = self._train()
             self._finish(ending)
         except (MemoryCapError, MemoryError, RuntimeError) as error:
-            if not _is_out_of_memory(error) or self._updating:
+            if not is_out_of_memory(error) or self._updating:
                 raise
             raise self._out_of_memory(error) from None
         return self.state
@@ -322,13 +323,3 @@ class Loop:
             metrics=metrics,
             finished=finished,
         )
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    """torch raises a plain RuntimeError where the CPU allocator is refused memory (RLIMIT_DATA)."""
-    text = str(error)
-    return (
-        isinstance(error, MemoryCapError | MemoryError | torch.OutOfMemoryError)
-        or "can't allocate memory" in text
-        or "not enough memory" in text
-    )
