@@ -102,7 +102,7 @@ def export(
         notice(f"warning: {message}")
     if not count:
         raise DataError(f"nothing to export: {account.why_nothing()}")
-    notice(f"{count:,} documents" + (f" in {output}" if output else ""))
+    notice(f"{count:,} document{'' if count == 1 else 's'}" + (f" in {output}" if output else ""))
 
 
 def _show(seen: Mapping[str, Any]) -> None:

@@ -55,7 +55,7 @@ def _tokenize(job: dict[str, Any], settings: DataSettings, folder: Path) -> None
     if not summary or not summary["tokens"]:
         shown = ", ".join(path.name for path in paths[:3]) + (", …" if len(paths) > 3 else "")
         raise DataError(
-            f"no text to learn from in {shown}: {report.why_nothing()}; give text, Markdown or JSON Lines files"
+            f"no text to learn from in {shown}: {report.why_nothing()}; see `pocketft data` for what can be read"
         )
 
 

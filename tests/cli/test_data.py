@@ -39,7 +39,7 @@ def test_every_kind_that_is_read_is_listed(pocketft: Callable[..., Ran]) -> None
 def test_documents_are_exported_as_they_would_be_learned(pocketft: Callable[..., Ran]) -> None:
     Path("chat.txt").write_text(CHAT)
     ran = pocketft("data", "export", "chat.txt", "--me", "Ben")
-    assert ran.code == 0 and "1 documents" in ran.err
+    assert ran.code == 0 and "1 document" in ran.err
     assert json.loads(ran.out)["messages"] == [
         {"role": "user", "content": "Are you coming to the boat?"},
         {"role": "assistant", "content": "Yes, at ten I think."},

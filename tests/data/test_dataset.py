@@ -136,7 +136,7 @@ def test_changed_text_or_settings_are_prepared_anew(notes: Path, prepare: Callab
 
 
 def test_an_empty_result_says_why(notes: Path, prepare: Callable[..., PreparedData], tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no text to learn from in notes: there are no files; give text"):
+    with pytest.raises(DataError, match="no text to learn from in notes: there are no files; see"):
         prepare(notes)
     (notes / "a.png").write_bytes(b"\x89PNG\r\n")
     (notes / "b.jsonl").write_text("{}\n")
