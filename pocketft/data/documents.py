@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pocketft.data.cleaning.account import CleanReport
+from pocketft.data.secrets import redacted, scan
 
 EXAMPLES_KEPT = 20  # an account stays small however many files are bad
 
@@ -126,7 +127,7 @@ class ReadReport:
             "documents": dict(self.documents),
             "characters": dict(self.characters),
             "languages": dict(self.languages.most_common()),
-            "people": [[name, count] for name, count in self.people.most_common(EXAMPLES_KEPT)],
+            "people": [[self._shown(name), count] for name, count in self.people.most_common(EXAMPLES_KEPT)],
             "own_messages": self.own_messages,
             "voice": self.voice,
             "voice_guessed": self.voice_guessed,
@@ -141,6 +142,10 @@ class ReadReport:
             "notices": self.notices(),
             "why_nothing": self.why_nothing(),
         }
+
+    def _shown(self, name: str) -> str:
+        """Somebody whom the person's phone does not know is told by a number, and no account holds one."""
+        return name if self.cleaning.kept else redacted(name, scan(name))
 
     def why_nothing(self) -> str:
         """One clause that explains an empty result."""

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pocketft.data.borders import PART_CHARS, text_parts
 from pocketft.data.cleaning.account import CleanReport
 from pocketft.data.cleaning.clean import SECTION_CHARS, clean
-from pocketft.data.documents import Document, Turn
+from pocketft.data.documents import Document, ReadReport, Turn
 from pocketft.data.layout import DataSettings
 from pocketft.errors import DataError
 from tests.data.cleaning.test_duplicates import prose
@@ -179,3 +179,9 @@ def test_memory_stays_flat_over_many_and_long_texts() -> None:
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 60 << 20, f"{peak >> 20} MB on {sys.platform}"
+
+
+def test_people_who_are_known_by_their_number_only_are_not_told_by_it() -> None:
+    report = ReadReport()
+    report.people.update({"Anna": 3, "+49 171 1234567": 2})
+    assert report.to_json()["people"] == [["Anna", 3], ["[PHONE]", 2]]
