@@ -300,11 +300,10 @@ class Loop:
         """Save what is done; the gradients of the step that failed go first, to make room for it."""
         self.optimizer.zero_grad(set_to_none=True)
         self._save()
-        if isinstance(error, MemoryCapError):
-            return error  # the guard has said what to do
-        return MemoryCapError(
-            f"out of memory after step {self.state.step}; give a larger --memory or a smaller --set data.max_seq_length"
-        )
+        advice = "give a larger --memory or a smaller --set data.max_seq_length"
+        reason = str(error) if isinstance(error, MemoryCapError) else f"out of memory; {advice}"
+        done = self.state.step
+        return MemoryCapError(f"{reason}; step {done} is saved and --resume continues from it" if done else reason)
 
     def _write_adapter(self) -> None:
         self.folder.write_adapter(self.model.adapter_state(), self.lora, self._described())
