@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import islice
 
 from pocketft.data.documents import Document, Message, ReadReport, Turn
 
@@ -17,7 +18,7 @@ SILENCE_S = 6 * 3600  # after a night or an afternoon, what is said next is seld
 MAX_CONVERSATION_CHARS = 32_768
 OPEN_ROOMS = 256  # some exports tell all chats at once, by time
 GUESS_MESSAGES = 2_000  # of each file: who takes part shows early
-GUESS_SHARE = 0.9  # of the conversations that somebody must take part in; mailing lists hide some receivers
+GUESS_SHARE = 0.9  # of a file's conversations that somebody must take part in; mailing lists hide some receivers
 PEOPLE_COUNTED = 5_000
 
 
@@ -42,15 +43,15 @@ def voice_named(me: str) -> Voice:
 
 
 def guess_voice(files: Iterable[Iterator[Message]]) -> Voice | None:
-    """The one who wrote and who takes part in (nearly) every conversation; None where that is nobody, or several."""
-    conversations = 0
-    present: Counter[str] = Counter()
+    """The one who wrote and who takes part in every file; None where that is nobody, or several."""
+    in_mail = _Presence()
+    presences = [in_mail]
     wrote: Counter[str] = Counter()
     shown: dict[str, str] = {}
-    partner: Counter[str] = Counter()  # who gives a conversation its name is the other one
+    partners: set[str] = set()  # who gives a conversation of two its name is the other one
     for file in files:
         rooms: dict[str, set[str]] = {}
-        for count, message in enumerate(file):
+        for message in islice(file, GUESS_MESSAGES):
             if message.mine:
                 return Voice(frozenset(filter(None, map(_folded, (message.author, message.address)))), message.author)
             author = _folded(message.address or message.author)
@@ -58,23 +59,39 @@ def guess_voice(files: Iterable[Iterator[Message]]) -> Voice | None:
             wrote[author] += 1
             here = {author, *map(_folded, message.receivers)}
             if message.answers is not None:
-                conversations += 1
-                present.update(here)
+                in_mail.add(here)
             else:
                 rooms.setdefault(message.room, set()).update(here)
-            if count >= GUESS_MESSAGES:
-                break
-        conversations += len(rooms)
+        if rooms:
+            presences.append(_Presence())
         for room, here in rooms.items():
-            present.update(here)
+            presences[-1].add(here)
             if _folded(room) in here and len(here) == 2:
-                partner[_folded(room)] += 1
-    everywhere = [name for name, times in present.items() if times >= GUESS_SHARE * conversations]
-    found = [name for name in everywhere if not partner[name]]
-    if len(found) != 1 or not wrote[found[0]] or (conversations == 1 and len(everywhere) == 1):
+                partners.add(_folded(room))
+    presences = [presence for presence in presences if presence.conversations]
+    everywhere = set.intersection(*(presence.constant() for presence in presences)) if presences else set()
+    found = everywhere - partners
+    # In a single conversation somebody is always everywhere.
+    single = sum(presence.conversations for presence in presences) == 1
+    if len(found) != 1 or (single and len(everywhere) == 1):
         return None
-    name = found[0]
-    return Voice(frozenset((name, _folded(shown[name]))), shown[name], guessed=True)
+    name = found.pop()
+    return Voice(frozenset((name, _folded(shown[name]))), shown[name], guessed=True) if wrote[name] else None
+
+
+class _Presence:
+    """Who takes part in how many conversations of one file, or of all mail."""
+
+    def __init__(self) -> None:
+        self.conversations = 0
+        self._people: Counter[str] = Counter()
+
+    def add(self, people: set[str]) -> None:
+        self.conversations += 1
+        self._people.update(people)
+
+    def constant(self) -> set[str]:
+        return {name for name, times in self._people.items() if times >= GUESS_SHARE * self.conversations}
 
 
 def documents_of_messages(
