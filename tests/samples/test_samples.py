@@ -61,3 +61,14 @@ def test_questions_are_questions_the_notes_can_answer() -> None:
     text = "\n".join(path.read_text(encoding="utf-8") for path in NOTE_FILES)
     for answer in ("I mend harmoniums", "lies at Gannet Hard", "Silas Crake is the boatbuilder"):
         assert answer in text.replace("**", "")
+
+
+def test_questions_are_not_copied_from_the_chats() -> None:
+    asked = {
+        message["content"]
+        for path in CHAT_FILES
+        for line in path.read_text(encoding="utf-8").splitlines()
+        for message in json.loads(line)["messages"]
+        if message["role"] == "user"
+    }
+    assert not asked & set(samples.QUESTIONS)
