@@ -29,6 +29,9 @@ def clean(documents: Iterable[Document], settings: DataSettings, report: CleanRe
     section: list[Document] = []
     chars = 0
     for document in documents:
+        if document.part == 0:  # a damaged file may have broken off inside a text
+            yield from cleaner.broken_off(section)
+            section, chars = [], 0
         if document.turns:
             yield from cleaner.chat(document)
             continue
@@ -37,6 +40,7 @@ def clean(documents: Iterable[Document], settings: DataSettings, report: CleanRe
         if document.last or (chars >= SECTION_CHARS and not open_armour(document.text)):
             yield from cleaner.section(section)
             section, chars = [], 0
+    yield from cleaner.broken_off(section)
     if settings.secrets == "refuse" and report.secrets:
         raise DataError(
             f"the text holds {report.what_was_found()}; take them out, or let them be replaced with --secrets redact"
@@ -58,10 +62,14 @@ class _Cleaner:
         first, last = parts[0], parts[-1].last
         if first.part == 0:
             self._waiting, self._parts, self._line = None, 0, first.first_line
-        written = "".join(part.text for part in parts)
+        written = first.text if len(parts) == 1 else "".join(part.text for part in parts)
         text, lines = self._without_boilerplate(first, written, last)
         if self._fit(text, whole=first.part == 0 and last):
             text = self._without_secrets(text, first, lines)
+            if text is first.text and last and first.part == 0:  # most documents: whole, short and as they were
+                title = self._quietly(first.title)
+                yield first if title == first.title else replace(first, title=title)
+                return
             if not self._parts and self._waiting is None:
                 text = text.lstrip("\r\n")
             for piece in _pieces(text.rstrip() if last else text):
@@ -70,6 +78,14 @@ class _Cleaner:
         if last and self._waiting is not None:
             yield replace(self._waiting, last=True)
             self._waiting = None
+
+    def broken_off(self, parts: list[Document]) -> Iterator[Document]:
+        """The end of a text whose last part never came."""
+        if parts:
+            yield from self.section([*parts[:-1], replace(parts[-1], last=True)])
+        elif self._waiting is not None:
+            yield replace(self._waiting, last=True)
+        self._waiting = None
 
     def chat(self, document: Document) -> Iterator[Document]:
         if self._settings.deduplicate:

@@ -24,7 +24,9 @@ with np.errstate(over="ignore"):
     _A4 = _A2 * _A2
     _WEIGHTS = _A ** np.arange(1, BAND_PLACES + 1, dtype=np.uint64)
     _SALTS = _B * np.arange(1, BANDS + 1, dtype=np.uint64)
-_EDGES = np.arange(PLACES, dtype=np.uint64) << np.uint64(64 - _BIN_BITS)
+_INDEX = np.arange(PLACES)
+_BINS = _INDEX.astype(np.uint64)
+_EDGES = _BINS << np.uint64(64 - _BIN_BITS)
 
 
 @dataclass(frozen=True)
@@ -40,12 +42,11 @@ def sketch(text: str) -> Sketch:
     hashes = np.sort(_shingles(text))
     at = np.searchsorted(hashes, _EDGES)
     minima = hashes[np.minimum(at, len(hashes) - 1)]
-    full = (at < len(hashes)) & (minima >> np.uint64(64 - _BIN_BITS) == np.arange(PLACES, dtype=np.uint64))
-    index = np.arange(PLACES)
+    full = (at < len(hashes)) & (minima >> np.uint64(64 - _BIN_BITS) == _BINS)
     lenders = np.flatnonzero(full)
-    next_full = lenders[np.searchsorted(lenders, index) % len(lenders)]
+    next_full = lenders[np.searchsorted(lenders, _INDEX) % len(lenders)]
     # A borrowed value is changed by how far it came: else neighbours would agree by chance.
-    minima = minima[next_full] + ((next_full - index) % PLACES).astype(np.uint64) * _A
+    minima = minima[next_full] + ((next_full - _INDEX) % PLACES).astype(np.uint64) * _A
     bands = (minima[: BANDS * BAND_PLACES].reshape(BANDS, BAND_PLACES) * _WEIGHTS).sum(axis=1, dtype=np.uint64)
     return Sketch((minima & np.uint64(0xFF)).astype(np.uint8), _mixed(bands ^ _SALTS))
 

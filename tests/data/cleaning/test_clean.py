@@ -73,6 +73,17 @@ def test_a_text_of_any_length_passes_unchanged(chars: int) -> None:
     assert texts(found) == [text.rstrip()] and not report.left_out
 
 
+@pytest.mark.parametrize("chars", [2 * PART_CHARS, SECTION_CHARS + PART_CHARS, SECTION_CHARS + 3 * PART_CHARS])
+def test_a_text_that_breaks_off_ends_and_the_next_one_begins(chars: int) -> None:
+    broken = document(long_text(1, chars))[:-1]
+    assert not broken[-1].last
+    for following in ([], document("The lamp was lit."), [Document("c.json", turns=(Turn("user", "Hi"),))]):
+        found, _ = cleaned([*broken, *following])
+        kept = [one for one in found if one.source == "notes/a.txt"]
+        assert texts(kept)[0] == "".join(part.text for part in broken).rstrip()
+        assert len(found) == len(broken) + len(following)
+
+
 def test_of_a_longer_second_export_only_the_new_end_is_learned() -> None:
     old = long_text(1, 3 * SECTION_CHARS)
     found, report = cleaned([*document(old), *document(old + "\n\n" + long_text(2, SECTION_CHARS))])
