@@ -36,7 +36,7 @@ def look(request: TrainRequest, report: Reporter) -> dict[str, Any]:
         work = workload(recipe, data, order.steps, order.steps)
         plan = choose_plan(base, lora_config(recipe), work, cap_bytes(recipe), find_device(request.device))
         seconds = data.train.tokens / plan.tokens_per_s
-        epoch = {"steps": order.steps, "tokens_per_s": round(plan.tokens_per_s, 1), "seconds": round(seconds, 1)}
+        epoch = {"steps": order.steps, "tokens_per_s": round(plan.tokens_per_s, 1), "seconds": round(seconds, 3)}
     except CapTooSmall as error:
         notices.append(str(error))
     account = data.report.to_json()
