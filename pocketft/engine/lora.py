@@ -6,6 +6,7 @@ Knows PEFT and `linear.py`; nothing of where weights live.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -43,6 +44,8 @@ def attach_lora(skeleton: nn.Module, config: LoraConfig, seed: int) -> PeftModel
 
     Raises ValueError, with PEFT's words, when the targets name no layer of the model.
     """
+    config = copy.deepcopy(config)
+    config.base_model_name_or_path = None  # else PEFT warns that the model goes by another name here
     config._register_custom_module({FrozenLinear: LoraFrozenLinear})
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
