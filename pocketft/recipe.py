@@ -54,6 +54,10 @@ class LoraSection(_Section):
     dropout: float = Field(0.0, ge=0, lt=1)
     target_modules: str | list[str] = Field("all-linear", description="all-linear, or names such as q_proj,v_proj")
     use_rslora: bool = False
+    init: str | None = Field(
+        None, min_length=1, description="a folder of init-group: devices that will merge start with the same A"
+    )
+    freeze_a: bool = Field(False, description="train B alone; with one start, merge --method ffa is then exact")
 
     @field_validator("target_modules", mode="before")
     @classmethod

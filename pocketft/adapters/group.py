@@ -20,6 +20,8 @@ from pocketft.adapters.card import model_card
 from pocketft.adapters.folder import CARD_FILE, RECIPE_FILE, FolderAdapter, read_adapter, write_adapter
 from pocketft.adapters.state import AdapterInfo, BaseIdentity, Factors, MemoryAdapter, ModuleInfo, natural_order
 from pocketft.errors import UsageError
+from pocketft.models.catalog import catalog
+from pocketft.models.location import HUB_PREFIX
 from pocketft.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -36,9 +38,25 @@ def write_group(
     """
     model = _skeleton_with_lora(config, recipe)
     state = _state(model, base, recipe)
-    extra_files = {CARD_FILE: model_card(state.info), RECIPE_FILE: recipe.to_yaml()}
+    extra_files = {CARD_FILE: model_card(state.info), RECIPE_FILE: _for_everyone(recipe, base).to_yaml()}
     write_adapter(folder, state, extra_files, force=force)
     return read_adapter(folder)
+
+
+def _for_everyone(recipe: Recipe, base: BaseIdentity) -> Recipe:
+    """The recipe without what belongs to one person or machine: a name, a column, a memory cap, a path."""
+    name = recipe.model.name
+    if name not in catalog() and not name.startswith(HUB_PREFIX):
+        known = next((entry.name for entry in catalog().values() if entry.sha256 == base.artifact_sha256), base.name)
+        name = Path(known or name).name
+    return recipe.model_copy(
+        update={
+            "model": recipe.model.model_copy(update={"name": name}),
+            "data": recipe.data.model_copy(update={"me": None, "column": None}),
+            "lora": recipe.lora.model_copy(update={"init": None}),
+            "memory": recipe.memory.model_copy(update={"max": None}),
+        }
+    )
 
 
 def _skeleton_with_lora(config: PretrainedConfig, recipe: Recipe) -> PeftModel:

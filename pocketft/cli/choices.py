@@ -38,6 +38,7 @@ class Choices:
     me: str | None = None
     column: str | None = None
     secrets: str | None = None
+    init: str | None = None
 
     def request(self) -> TrainRequest:
         """Everything checked that can be checked before the first heavy import."""
@@ -60,7 +61,9 @@ class Choices:
         )
 
     def resolved_recipe(self) -> Recipe:
-        """The recipe with flags applied; a resumed run starts from the one it kept, so that it goes on as it began."""
+        """The recipe with flags applied; a resumed run starts from the one it kept, so that it goes on as it began, and
+        one with a common start from the one that lies with it.
+        """
         from pocketft.cli.environment import allow_hub_for
         from pocketft.recipe import load_recipe
 
@@ -68,6 +71,12 @@ class Choices:
         if name is None and self.resume and self.output is not None:
             kept = Path(self.output) / "recipe.yaml"
             name = kept if kept.is_file() else None
+        if name is None and self.init is not None:
+            name = Path(self.init).expanduser() / "recipe.yaml"
+            if not name.is_file():
+                raise UsageError(
+                    f"{self.init} is no common start: it has no recipe.yaml; `pocketft init-group` makes one"
+                )
         flags = {
             "model.name": self.model,
             "data.me": self.me,
@@ -75,6 +84,7 @@ class Choices:
             "data.secrets": self.secrets,
             "memory.max": self.memory,
             "training.seed": self.seed,
+            "lora.init": self.init and str(Path(self.init).expanduser()),
         }
         recipe = load_recipe(name, self.overrides, flags)
         allow_hub_for(recipe.model.name)

@@ -166,21 +166,16 @@ def _scorer(texts: tuple[Path, ...], model: str | None, report: Report) -> Calla
 
 
 def _base_to_score(adapters: Sequence[FolderAdapter], model: str | None) -> tuple[str, str]:
-    """A run's recipe knows where its base was found; other adapters only know what it is called."""
-    from pocketft.recipe import load_recipe
+    """As the first adapter that knows it says where its base is found."""
+    from pocketft.adapters.export_base import recorded_base
 
     if model is not None:
         return model, "auto"
     for adapter in adapters:
-        recipe = adapter.path / "recipe.yaml"
-        if recipe.is_file():
-            section = load_recipe(recipe).model
-            if not Path(section.name).is_absolute() or Path(section.name).exists():
-                return section.name, section.quantization
-    name = next((adapter.info.base.name for adapter in adapters if adapter.info.base.name), None)
-    if name is None:
-        raise UsageError("--check needs the base model, and no adapter names it; give it with --model")
-    return name, adapters[0].info.base.quantization or "auto"
+        name, quantization = recorded_base(adapter)
+        if name is not None:
+            return name, quantization
+    raise UsageError("--check needs the base model, and no adapter names it; give it with --model")
 
 
 def _show(outcome: MergeOutcome) -> None:

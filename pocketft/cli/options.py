@@ -47,6 +47,9 @@ SecretsChoice = Annotated[
     Secrets | None, _recipe_option("--secrets", help="Keys, passwords, card and phone numbers. Default: redact.")
 ]
 Seed = Annotated[int | None, _recipe_option("--seed", metavar="N", help="For the order and the initial weights.")]
+Init = Annotated[
+    str | None, _recipe_option("--init", metavar="DIR", help="A start of `pocketft init-group`, and its recipe.")
+]
 
 Output = Annotated[
     str | None, _run_option("--output", "-o", metavar="DIR", help="Run folder. Default: runs/NAME-TIME.")

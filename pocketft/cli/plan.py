@@ -21,6 +21,7 @@ def plan(
     column: options.Column = None,
     secrets: options.SecretsChoice = None,
     seed: options.Seed = None,
+    init: options.Init = None,
     output: options.Output = None,
     max_steps: options.MaxSteps = None,
     max_time: options.MaxTime = None,
@@ -47,6 +48,7 @@ def plan(
             me,
             column,
             secrets and secrets.value,
+            init,
         ),
         as_json=json,
     )

@@ -25,6 +25,7 @@ def train(
     column: options.Column = None,
     secrets: options.SecretsChoice = None,
     seed: options.Seed = None,
+    init: options.Init = None,
     output: options.Output = None,
     max_steps: options.MaxSteps = None,
     max_time: options.MaxTime = None,
@@ -51,6 +52,7 @@ def train(
         me,
         column,
         secrets and secrets.value,
+        init,
     )
     if dry_run:
         from pocketft.cli.plan import show_plan

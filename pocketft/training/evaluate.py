@@ -70,7 +70,7 @@ def run_recipe(run: Path, info: dict[str, Any]) -> Recipe:
     base = info.get("base") or {}
     if not base.get("name"):
         raise AdapterError(f"{run} does not say which base model it belongs to; name a run folder")
-    return base_recipe(base["name"], base.get("quantization"))
+    return base_recipe(base["name"], base.get("quantization"), base.get("artifact_sha256"), base.get("revision"))
 
 
 def read_adapter(folder: Path) -> tuple[PeftConfig, dict[str, Tensor]]:

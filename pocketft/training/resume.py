@@ -18,13 +18,16 @@ from pocketft.training.run_folder import RunFolder
 from pocketft.training.state import TrainState
 
 
-def run_identity(recipe: Recipe, base: dict[str, Any], data_fingerprint: str) -> dict[str, Any]:
+def run_identity(
+    recipe: Recipe, base: dict[str, Any], data_fingerprint: str, group: str | None = None
+) -> dict[str, Any]:
     """All that the numbers of a run follow from, flat. The memory cap and limits on steps and time are no part of it;
-    the base counts by its content and not by its name."""
+    the base and the common start count by their content and not by their names."""
     identity: dict[str, Any] = {}
     for section, values in recipe.model_dump().items():
         if section not in ("memory", "model"):
             identity.update({f"{section}.{key}": value for key, value in values.items()})
+    identity["lora.init"] = group
     identity["base model"] = base["artifact_sha256"]
     identity["model.quantization"] = base["quantization"]
     identity["tokenizer"] = base["tokenizer_sha256"]

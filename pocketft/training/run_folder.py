@@ -54,6 +54,7 @@ class RunInfo:
     plan: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     parents: tuple[dict[str, Any], ...] = ()
+    group: str | None = None  # of the common start that it grew from
     finished: bool = False
 
     def to_json(self) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from pocketft.errors import AdapterError, DataError
 from pocketft.memory.guard import hard_limit
+from pocketft.models.recorded import find_recorded
 from pocketft.recipe import Recipe, load_recipe
 from pocketft.training.data_settings import data_settings
 from pocketft.training.events import Reporter
@@ -152,10 +153,13 @@ def score_factors(
     return losses
 
 
-def base_recipe(name: str, quantization: str | None) -> Recipe:
+def base_recipe(
+    name: str, quantization: str | None, artifact_sha256: str | None = None, revision: str | None = None
+) -> Recipe:
     """A recipe for a base by what `pocketft.json` says of it; a GGUF's own values are what `auto` takes."""
     known = quantization if quantization in ("bf16", "int8", "nf4") else None
-    return load_recipe(None, flags={"model.name": name, "model.quantization": known})
+    found = find_recorded(name, artifact_sha256, revision)
+    return load_recipe(None, flags={"model.name": found, "model.quantization": known})
 
 
 def factors(config: PeftConfig, state: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:

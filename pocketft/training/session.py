@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pocketft
+from pocketft.errors import UsageError
 from pocketft.memory.guard import hard_limit
 from pocketft.memory.meter import peak_rss_bytes
 from pocketft.recipe import Recipe
@@ -39,6 +40,7 @@ from pocketft.training.preparation import (
 )
 from pocketft.training.resume import checkpoint_to_resume, restore_run, run_identity
 from pocketft.training.run_folder import RunFolder, RunInfo
+from pocketft.training.start import Start, read_start
 from pocketft.training.state import TrainState
 from pocketft.training.step_order import StepOrder
 
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
     from peft import LoraConfig
 
     from pocketft.data.dataset import PreparedData
+    from pocketft.engine.model import EngineModel
     from pocketft.memory.planner import Plan
     from pocketft.training.checkpoint import Checkpoint
 
@@ -90,6 +93,7 @@ class _Prepared:
     data: PreparedData
     order: StepOrder
     lora: LoraConfig
+    start: Start | None
     identity: dict[str, Any]
     checkpoint: Checkpoint | None
     plan: Plan
@@ -117,18 +121,19 @@ def _prepare(request: TrainRequest, report: Reporter) -> _Prepared:
     folder.check(resume=request.resume, force=request.force)
     base = open_base(recipe.model.name, recipe.model.quantization, report)
     data = prepare_text(request.data, base, data_settings(recipe), report)
-    identity = run_identity(recipe, base.to_json(), data.key)
+    lora, cap = lora_config(recipe), cap_bytes(recipe)
+    start = read_start(Path(recipe.lora.init), lora, base.to_json()) if recipe.lora.init is not None else None
+    identity = run_identity(recipe, base.to_json(), data.key, None if start is None else start.group)
     checkpoint = checkpoint_to_resume(folder, identity, report) if request.resume else None
     order = StepOrder(data.train.row_lengths, rows_per_step(recipe), recipe.training.epochs, recipe.training.seed)
     steps = order.steps if request.max_steps is None else min(order.steps, request.max_steps)
-    lora, cap = lora_config(recipe), cap_bytes(recipe)
     chosen = earlier_plan(checkpoint.plan, recipe, cap) if checkpoint is not None else None
     if chosen is None:
         chosen = choose_plan(base, copy.deepcopy(lora), workload(recipe, data, steps, order.steps), cap, device)
         if checkpoint is not None:
             notice(report, "the memory cap is another one, so the plan is too: losses may differ in their last digits")
     report({"event": "plan", **chosen.to_json()})
-    return _Prepared(base, data, order, lora, identity, checkpoint, chosen)
+    return _Prepared(base, data, order, lora, start, identity, checkpoint, chosen)
 
 
 def _run(
@@ -140,11 +145,13 @@ def _run(
 ) -> TrainResult:
     recipe, base, chosen = request.recipe, prepared.base, prepared.plan
     model, planned = build_planned(base, prepared.lora, chosen, find_device(request.device), recipe.training.seed)
-    optimizer = make_optimizer(planned.parameters(), recipe.training.optimizer, recipe.training.weight_decay)
-    folder = RunFolder(request.output)
-    info = RunInfo(base=base.to_json(), plan=chosen.to_json(), versions=_versions())
+    folder, start = RunFolder(request.output), prepared.start
+    group = None if start is None else start.group
+    info = RunInfo(base=base.to_json(), plan=chosen.to_json(), versions=_versions(), group=group)
     with ExitStack() as stack:
         stack.callback(model.close)
+        _begin(model, start, freeze_a=recipe.lora.freeze_a)
+        optimizer = make_optimizer(planned.parameters(), recipe.training.optimizer, recipe.training.weight_decay)
         state = TrainState()
         if prepared.checkpoint is None:
             folder.start(info, _resolved(recipe, base).to_yaml())
@@ -182,6 +189,19 @@ def _run(
     return result
 
 
+def _begin(model: EngineModel, start: Start | None, *, freeze_a: bool) -> None:
+    """The adapter's first values, and which of them are to stay."""
+    if start is not None:
+        try:
+            model.load_adapter_state(start.state)
+        except ValueError as error:
+            raise UsageError(f"lora.init: {error}; train by the recipe in its own folder") from error
+    if freeze_a:
+        for name, parameter in model.lora_parameters():
+            if ".lora_A." in name:
+                parameter.requires_grad_(False)
+
+
 def _result(state: TrainState, tokens_per_s: float, chosen: Plan, adapter: str) -> TrainResult:
     return TrainResult(
         loss=state.loss,
@@ -198,9 +218,10 @@ def _result(state: TrainState, tokens_per_s: float, chosen: Plan, adapter: str) 
 
 
 def _resolved(recipe: Recipe, base: Base) -> Recipe:
-    """With the model's name as it is found from everywhere: a relative path is made absolute."""
+    """With the model's name as it is found from everywhere: a relative path is made absolute. So is the start's."""
     model = recipe.model.model_copy(update={"name": base.model.name})
-    return recipe.model_copy(update={"model": model})
+    init = recipe.lora.init and str(Path(recipe.lora.init).resolve())
+    return recipe.model_copy(update={"model": model, "lora": recipe.lora.model_copy(update={"init": init})})
 
 
 def _versions() -> dict[str, str]:
