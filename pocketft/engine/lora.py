@@ -6,7 +6,6 @@ Knows PEFT and `linear.py`; nothing of where weights live.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -41,10 +40,10 @@ class LoraFrozenLinear(nn.Module, LoraLayer):
 
 def attach_lora(skeleton: nn.Module, config: LoraConfig, seed: int) -> PeftModel:
     """Wrap `skeleton`, whose linears are FrozenLinear, in PEFT. Initial values depend on `seed` alone.
+    As PEFT does, writes what it found into `config`: the names of the targets.
 
     Raises ValueError, with PEFT's words, when the targets name no layer of the model.
     """
-    config = copy.deepcopy(config)
     config.base_model_name_or_path = None  # else PEFT warns that the model goes by another name here
     config._register_custom_module({FrozenLinear: LoraFrozenLinear})
     with torch.random.fork_rng(devices=[]):

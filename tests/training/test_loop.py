@@ -294,7 +294,7 @@ def test_refused_memory_is_told_like_the_guards_word(tmp_path: Path, error: Exce
 
     run = ToyRun(tmp_path / "run")
     run.model.on_step = refuse
-    with pytest.raises(MemoryCapError, match="out of memory; give a larger --memory .* step 2 is saved and --resume"):
+    with pytest.raises(MemoryCapError, match=r"out of memory; give a larger --memory .* step 2 is saved and --resume"):
         run.run()
 
 
