@@ -168,7 +168,7 @@ def _write_config(folder: Path, base: ExportBase, kind: torch.dtype) -> None:
             shutil.copyfile(file, folder / file.name)
     path = folder / "config.json"
     config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    for key in ("_name_or_path", "torch_dtype", "quantization_config"):
+    for key in ("_name_or_path", "_model_name_or_path", "torch_dtype", "quantization_config"):
         config.pop(key, None)
     config["dtype"] = str(kind).removeprefix("torch.")
     name = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config.get("model_type", ""))

@@ -128,7 +128,8 @@ def _rows(file: GgufFile, target: Target, rounding: Rounding) -> Iterator[np.nda
         if factors is not None:
             update = update_rows(factors, start, stop)
             exact += update
-        stored = quants.quantize(exact.numpy(), target.kind)
+        with np.errstate(over="ignore"):  # told below, as an error
+            stored = quants.quantize(exact.numpy(), target.kind)
         if stored.dtype == np.float16 and not np.isfinite(stored).all():
             raise AdapterError(f"{source.name} has values beyond float16; export with --quantize q8_0")
         if factors is not None:

@@ -17,7 +17,7 @@ import torch
 from pocketft.adapters.card import model_card
 from pocketft.adapters.export_base import ExportBase, Report, open_export_base, recorded_base, require_space
 from pocketft.adapters.export_gguf import check_carried, gguf_order, write_gguf_adapter, write_gguf_adapter_file
-from pocketft.adapters.export_merged import Rounding, write_merged_folder
+from pocketft.adapters.export_merged import SHARD_BYTES, Rounding, write_merged_folder
 from pocketft.adapters.export_merged_gguf import merged_tensors, write_merged_gguf, write_merged_gguf_file
 from pocketft.adapters.export_names import gguf_names
 from pocketft.adapters.export_ollama import choose, installed_version, modelfile, parse_version
@@ -127,10 +127,16 @@ def _merged(job: _Job) -> ExportResult:
     base = job.base()
     dtype = job.request.dtype or _dtype(base)
     if base.model.quantization != "bf16":
-        job.notice(f"the adapter is added to the {base.model.quantization} values that it was trained on, in {dtype}")
+        job.notice(f"the adapter is added to the values that it was trained on ({base.model.quantization}), in {dtype}")
     card = _merged_card(job.adapter, dtype)
     rounding = write_merged_folder(
-        output, job.adapter, base, dtype, extra_files={CARD_FILE: card}, progress=job.progress
+        output,
+        job.adapter,
+        base,
+        dtype,
+        extra_files={CARD_FILE: card},
+        shard_bytes=SHARD_BYTES,
+        progress=job.progress,
     )
     files = sorted(output.iterdir())
     command = f'transformers: AutoModelForCausalLM.from_pretrained("{output}")'
@@ -275,8 +281,8 @@ def _result(
 ) -> ExportResult:
     if rounding is not None and rounding.ratio > 1:
         job.notice(
-            f"rounding to the file's numbers adds noise {rounding.ratio:.1f} times the size of the update; "
-            "--quantize f16 (or --dtype f16) keeps more of it"
+            f"the file's numbers are coarse beside what was learned (rounding is {rounding.ratio:.1f} times its size, "
+            "in random directions): f16 keeps it better"
         )
     return ExportResult(
         output=str(job.request.output),
