@@ -60,18 +60,20 @@ def read_header(path: Path) -> dict[str, TensorEntry]:
     """
     size = path.stat().st_size
     with path.open("rb") as file:
-        first = file.read(8)
-        if first[:1] == b"\x80" or first[:2] == b"PK":
+        first, brace = file.read(8), file.read(1)
+        header_bytes = int.from_bytes(first, "little")
+        # A header may happen to be 640 or 19,280 bytes long, whose first bytes are a pickle's; its "{" tells.
+        plausible = header_bytes <= size - 8 and brace == b"{"
+        if not plausible and (first[:1] == b"\x80" or first[:2] == b"PK"):
             raise AdapterError(
                 f"{path}: this is a pickle under another name, and reading it could run code; "
                 "convert it to safetensors where it was made"
             )
-        header_bytes = int.from_bytes(first, "little")
         if len(first) < 8 or header_bytes > size - 8:
             raise AdapterError(f"{path}: not a safetensors file, or cut short; copy it again")
         if header_bytes > MAX_HEADER_BYTES:
             raise AdapterError(f"{path}: the header alone claims {header_bytes:,} bytes; this is no adapter")
-        raw = file.read(header_bytes)
+        raw = brace + file.read(max(0, header_bytes - 1))
     try:
         header = json.loads(raw, object_pairs_hook=_without_duplicates)
     except (ValueError, RecursionError) as error:

@@ -306,6 +306,15 @@ def test_the_writer_writes_what_the_safetensors_library_reads(tmp_path: Path) ->
         write_tensors(tmp_path / "f", specs, [("b", tensors["b"])])
 
 
+@pytest.mark.parametrize("length", [640, 0x4B50])
+def test_a_header_whose_length_begins_like_a_pickle_is_still_a_header(tmp_path: Path, length: int) -> None:
+    text = b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'
+    text += b" " * (length - len(text))
+    (tmp_path / "f").write_bytes(length.to_bytes(8, "little") + text + b"\0\0\0\0")
+    assert (length.to_bytes(8, "little")[:1] == b"\x80") or length.to_bytes(8, "little")[:2] == b"PK"
+    assert list(read_header(tmp_path / "f")) == ["a"]
+
+
 class Failing:
     """An adapter whose second module cannot be computed."""
 
