@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import itertools
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pocketft.cli import options
+from pocketft.cli.answers import answers
 from pocketft.cli.choices import Choices, default_output
 from pocketft.cli.console import notice, print_json, reporter
 from pocketft.cli.train import show_result
-
-if TYPE_CHECKING:
-    from pocketft.chat import ChatSession
 
 # The notes are one evening's reading: one pass of the default recipe would be over before its warm-up. Every row a step
 # and a higher rate show the difference in two minutes on two cores (held-out loss 4.2 to 3.1 in three passes).
@@ -25,7 +22,6 @@ _FOR_A_SHORT_TEXT = (
     "eval.steps=0",
 )
 _LONGEST = "150s"  # a slower machine stops there, with what it has learned by then
-_LONGEST_ANSWER_PIECES = 80
 
 
 def demo(
@@ -58,23 +54,12 @@ def demo(
     if not json:
         show_result(result)
 
-    from pocketft.chat import open_chat
-
-    session = open_chat(Path(result.adapter), result.cap_bytes)
-    answers = []
-    for question in QUESTIONS:
-        before, after = (_answer(session, question, use_adapter=adapted) for adapted in (False, True))
-        answers.append({"question": question, "before": before, "after": after})
-        if not json:
-            print(f"\n? {question}\n  before: {before}\n  after:  {after}")
+    asked = answers(Path(result.adapter), result.cap_bytes, QUESTIONS)
     if json:
         from pocketft.cli.console import plain
 
         training: dict[str, Any] = plain(result)
-        print_json({**training, "answers": answers})
-
-
-def _answer(session: ChatSession, question: str, *, use_adapter: bool) -> str:
-    session.reset()
-    session.use_adapter = use_adapter
-    return " ".join("".join(itertools.islice(session.reply(question), _LONGEST_ANSWER_PIECES)).split())
+        print_json({**training, "answers": asked})
+        return
+    for one in asked:
+        print(f"\n? {one['question']}\n  before: {one['before']}\n  after:  {one['after']}")

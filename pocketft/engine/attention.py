@@ -27,12 +27,15 @@ TILE_ROWS = 128
 
 @dataclass(frozen=True)
 class Tile:
-    """Query rows [row_start, row_stop) that see no key outside [key_start, key_stop)."""
+    """Query rows [row_start, row_stop) that see no key outside [key_start, key_stop), and inside it every key but for
+    some in [masked_start, masked_stop)."""
 
     row_start: int
     row_stop: int
     key_start: int
     key_stop: int
+    masked_start: int
+    masked_stop: int
 
 
 @dataclass(frozen=True)
@@ -52,17 +55,17 @@ def tiled_mask(**arguments: Any) -> TiledMask:
 
 
 def _tiles(visible: Tensor) -> tuple[Tile, ...]:
-    rows, keys = visible.shape[-2:]
-    if visible.device.type == "meta":  # planning: shapes only, so assume plain causal rows
-        starts, stops = [0] * rows, [min(keys, keys - rows + row + 1) for row in range(rows)]
-    else:
-        seen = visible.any(dim=0).any(dim=0)  # (S, T), over batch and heads
-        starts = seen.to(torch.uint8).argmax(dim=1).tolist()
-        stops = (keys - seen.flip(1).to(torch.uint8).argmax(dim=1)).tolist()
-    borders = range(0, rows, TILE_ROWS)
-    return tuple(
-        Tile(a, b, min(starts[a:b]), max(stops[a:b])) for a, b in ((a, min(a + TILE_ROWS, rows)) for a in borders)
-    )
+    rows = visible.shape[-2]
+    tiles = []
+    for start in range(0, rows, TILE_ROWS):
+        stop = min(start + TILE_ROWS, rows)
+        tile = visible[:, :, start:stop].flatten(0, 2)  # (B * R, T)
+        seen = tile.any(dim=0).nonzero()
+        key_start, key_stop = int(seen[0]), int(seen[-1]) + 1
+        hidden = (~tile[:, key_start:key_stop].all(dim=0)).nonzero() + key_start
+        masked = (int(hidden[0]), int(hidden[-1]) + 1) if len(hidden) else (key_start, key_start)
+        tiles.append(Tile(start, stop, key_start, key_stop, *masked))
+    return tuple(tiles)
 
 
 def tiled_attention(
@@ -149,9 +152,10 @@ class _Heads:
 def _probabilities(heads: _Heads, scaled_q: Tensor, k: Tensor, mask: TiledMask, tile: Tile) -> Tensor:
     """(B*KV, G*R, N) for the N keys that the tile sees."""
     scores = torch.bmm(scaled_q, k[:, tile.key_start : tile.key_stop].transpose(1, 2))
-    blocked = mask.blocked[:, :, tile.row_start : tile.row_stop, tile.key_start : tile.key_stop]
+    blocked = mask.blocked[:, :, tile.row_start : tile.row_stop, tile.masked_start : tile.masked_stop]
     per_head = scores.view(heads.batch, heads.kv, heads.group, tile.row_stop - tile.row_start, -1)
-    per_head.masked_fill_(blocked[:, :, None], float("-inf"))
+    masked = per_head[..., tile.masked_start - tile.key_start : tile.masked_stop - tile.key_start]
+    masked.masked_fill_(blocked[:, :, None], float("-inf"))
     return torch.softmax(scores, dim=-1)
 
 

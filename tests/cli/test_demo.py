@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import sys
-import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
 import pytest
 
+from pocketft.cli.answers import answers as really_ask
+from pocketft.cli.answers import collect
+from pocketft.errors import PocketftError
 from pocketft.samples import QUESTIONS
 from tests.cli.run_cli import Ran, Result, Session
+
+if TYPE_CHECKING:
+    from pocketft.chat import ChatSession
 
 
 class Chat:
@@ -30,16 +35,21 @@ class Chat:
 
 @pytest.fixture
 def chat(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Path, int]]:
+    """The answers without the process that they come from."""
     opened: list[tuple[Path, int]] = []
-    module = types.ModuleType("pocketft.chat")
 
-    def open_chat(run: Path, memory_cap_bytes: int) -> Chat:
-        opened.append((run, memory_cap_bytes))
-        return Chat()
+    def answers(run: Path, cap_bytes: int, questions: Sequence[str]) -> list[dict[str, str]]:
+        opened.append((run, cap_bytes))
+        return collect(cast("ChatSession", Chat()), questions)
 
-    module.open_chat = open_chat  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "pocketft.chat", module)
+    monkeypatch.setattr("pocketft.cli.demo.answers", answers)
     return opened
+
+
+def test_a_run_that_cannot_answer_is_one_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(PocketftError, match="pocketft chat"):
+        really_ask(tmp_path / "nothing", 1 << 30, ["who?"])
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def test_demo_trains_on_the_samples_and_compares(
