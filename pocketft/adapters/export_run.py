@@ -19,8 +19,9 @@ from pocketft.adapters.export_base import ExportBase, Report, open_export_base, 
 from pocketft.adapters.export_gguf import check_carried, gguf_order, write_gguf_adapter, write_gguf_adapter_file
 from pocketft.adapters.export_merged import SHARD_BYTES, Rounding, write_merged_folder
 from pocketft.adapters.export_merged_gguf import merged_tensors, write_merged_gguf, write_merged_gguf_file
+from pocketft.adapters.export_modelfile import modelfile_apart
 from pocketft.adapters.export_names import gguf_names
-from pocketft.adapters.export_ollama import choose, installed_version, modelfile, parse_version
+from pocketft.adapters.export_ollama import choose, installed_version, parse_version
 from pocketft.adapters.export_peft import shareable, write_peft_folder
 from pocketft.adapters.folder import CARD_FILE, FolderAdapter, check_output, printable, read_adapter
 from pocketft.adapters.state import AdapterState
@@ -167,7 +168,12 @@ def _ollama(job: _Job) -> ExportResult:
     if not choice.takes_adapter:
         job.notice(f"{choice.reason}: the adapter is folded into the model, which every Ollama takes")
     quantize = request.quantize or "q8_0"
-    text, notices = modelfile(base, "model.gguf" if fold else "base.gguf", None if fold else "adapter.gguf")
+    text, notices = modelfile_apart(
+        base.model.config_dir,
+        _end_ids(base),
+        "model.gguf" if fold else "base.gguf",
+        None if fold else "adapter.gguf",
+    )
     for message in notices:
         job.notice(message)
     rounding = None
@@ -224,6 +230,11 @@ def _dtype(base: ExportBase) -> str:
     store = base.model.store
     kinds = {tensor.kind for block in store.block_names() for tensor in store.block_spec(block).tensors}
     return "bf16" if "bf16" in kinds else "f16"
+
+
+def _end_ids(base: ExportBase) -> list[int]:
+    named = base.config.eos_token_id
+    return [number for number in (named if isinstance(named, list) else [named]) if isinstance(number, int)]
 
 
 def _merged_card(adapter: FolderAdapter, dtype: str) -> str:
