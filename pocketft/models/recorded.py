@@ -22,14 +22,16 @@ def find_recorded(name: str, artifact_sha256: str | None = None, revision: str |
                 return entry.name
         for _, info in prepared():
             if info.get("artifact_sha256") == artifact_sha256:
-                return str(info["name"])
+                known = str(info["name"])
+                gone = Path(known).is_absolute() and not Path(known).exists()
+                return Path(known).name if gone else known  # what was prepared is still found by its bare name
         for entry in catalog().values():
             if entry.sha256 == artifact_sha256:
                 return entry.name
     is_hub_name = name.count("/") == 1 and not name.startswith((".", "~", "/", HUB_PREFIX)) and "\\" not in name
     if name in catalog() or not is_hub_name or Path(name).exists():
         return name
-    known = {info["name"] for _, info in prepared()}
-    if f"{HUB_PREFIX}{name}" in known or revision is None:
+    here = {info["name"] for _, info in prepared()}
+    if f"{HUB_PREFIX}{name}" in here or revision is None:
         return f"{HUB_PREFIX}{name}"
     return f"{HUB_PREFIX}{name}@{revision}"

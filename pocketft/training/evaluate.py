@@ -63,14 +63,20 @@ def evaluate(run: Path, data: Sequence[Path], report: Reporter) -> EvalResult:
 
 
 def run_recipe(run: Path, info: dict[str, Any]) -> Recipe:
-    """What the run was told; a merge has no recipe, but it names its base."""
+    """What the run was told. A merge was told nothing, and a run of another device knows another device's paths; both
+    name their base.
+    """
     path = run / RECIPE
-    if path.is_file():
-        return load_recipe(path)
+    recipe = load_recipe(path) if path.is_file() else None
+    if recipe is not None:
+        name = Path(recipe.model.name)
+        if not name.is_absolute() or name.exists():
+            return recipe
     base = info.get("base") or {}
     if not base.get("name"):
         raise AdapterError(f"{run} does not say which base model it belongs to; name a run folder")
-    return base_recipe(base["name"], base.get("quantization"), base.get("artifact_sha256"), base.get("revision"))
+    found = base_recipe(base["name"], base.get("quantization"), base.get("artifact_sha256"), base.get("revision"))
+    return found if recipe is None else recipe.model_copy(update={"model": found.model})
 
 
 def read_adapter(folder: Path) -> tuple[PeftConfig, dict[str, Tensor]]:

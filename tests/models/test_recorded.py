@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from pocketft.models.catalog import catalog
+from pocketft.models.location import locate
 from pocketft.models.recorded import find_recorded
 
 SMALL = catalog()["smollm2-135m"]
@@ -27,8 +28,13 @@ def prepare(home: Path, name: str, sha256: str) -> None:
 
 
 def test_the_very_file_prepared_here_counts_before_the_name(home: Path) -> None:
-    prepare(home, "/there/mine.gguf", "e" * 64)
-    assert find_recorded("somebody's name", "e" * 64) == "/there/mine.gguf"
+    here = home / "mine.gguf"
+    here.touch()
+    prepare(home, str(here), "e" * 64)
+    assert find_recorded("somebody's name", "e" * 64) == str(here)
+    here.unlink()
+    assert find_recorded("somebody's name", "e" * 64) == "mine.gguf"
+    assert locate("mine.gguf").path == here
 
 
 def test_a_catalog_model_is_known_by_its_hash(home: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import signal
 from dataclasses import replace
 from itertools import pairwise
@@ -21,9 +22,10 @@ from pocketft.data.layout import DataSettings
 from pocketft.errors import AdapterError, CapTooSmall, CheckpointError, Interrupted, UsageError
 from pocketft.models.block_store import BlockStore
 from pocketft.recipe import load_recipe
-from pocketft.training.evaluate import read_adapter
+from pocketft.training.evaluate import read_adapter, run_recipe
 from pocketft.training.events import read_log
 from pocketft.training.preparation import open_base, prepare_text
+from pocketft.training.run_folder import read_info
 from pocketft.training.scoring import score_adapters
 from pocketft.training.session import TrainRequest, TrainResult, evaluate, plan, train
 from tests.training.conftest import World
@@ -215,3 +217,16 @@ def test_adapters_of_different_ranks_are_scored_over_one_base(
     assert scored[""] == pytest.approx(alone.base_loss, abs=2e-3)
     cut_shorter = evaluate(done[0], (world.unseen,), quiet)  # in rows of 64: what begins a row has less before it
     assert scored["all"] == pytest.approx(cut_shorter.loss, rel=1e-2)
+
+
+def test_a_run_from_another_device_finds_its_base_by_the_file_itself(
+    world: World, done: tuple[Path, TrainResult], tmp_path: Path
+) -> None:
+    run = tmp_path / "copied"
+    shutil.copytree(done[0], run)
+    recipe = (run / "recipe.yaml").read_text()
+    (run / "recipe.yaml").write_text(recipe.replace(str(world.base), "/somebody/else/tiny"))
+    found = run_recipe(run, read_info(run))
+    assert found.model.name == str(world.base) and found.lora == load_recipe(done[0] / "recipe.yaml").lora
+    (run / "recipe.yaml").unlink()
+    assert run_recipe(run, read_info(run)).model.name == str(world.base)
