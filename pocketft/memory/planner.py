@@ -291,7 +291,7 @@ class _Maker:
 def _gap_bytes(components: dict[str, int], tight: bool) -> int:
     """Freed memory that the allocator keeps (`allocator.py`), by what is allocated and freed again and again."""
     churn, inputs, kept = (components[name] for name in ("workspace", "block_inputs", "kept_graphs"))
-    return int(0.4 * churn + 0.15 * inputs + 0.05 * kept if tight else churn + 0.2 * inputs + 0.1 * kept)
+    return int(0.4 * churn + 0.15 * inputs + 0.05 * kept if tight else churn + 0.2 * inputs + 0.25 * kept)
 
 
 def _residence_mixes(blocks: int) -> Iterator[tuple[Residence, ...]]:
