@@ -65,7 +65,7 @@ class LinearGroup:
         self.weight: Tensor | None = None
         self.bias: Tensor | None = None
         self.output_unused = False  # set while a block is recomputed whose end needs no value of this product
-        self.dropout_seed = 0
+        self.dropout_seeds: tuple[int, ...] = ()  # one per row of the batch, so that its grouping changes nothing
         self.adapter_enabled = True
         self._input: Tensor | None = None
         self._waiting: dict[FrozenLinear, Tensor] = {}
@@ -108,7 +108,7 @@ class _GroupProduct(torch.autograd.Function):
             hidden.append(h)
             if not group.output_unused:
                 output.addmm_(h, lora.b.to(x.dtype).t(), alpha=lora.scaling)
-        ctx.group, ctx.loras, ctx.seed = group, loras, group.dropout_seed
+        ctx.group, ctx.loras, ctx.seeds = group, loras, group.dropout_seeds
         ctx.save_for_backward(x, *hidden)
         return tuple(output.view(*x.shape[:-1], -1) for output in outputs)
 
@@ -125,7 +125,7 @@ class _GroupProduct(torch.autograd.Function):
             if lora is None:
                 continue
             g = (dy @ lora.b.to(dy.dtype)).mul_(lora.scaling)  # (N, r)
-            mask = _dropout_mask(rows, lora, group, position, ctx.seed)
+            mask = _dropout_mask(rows, lora, group, position, ctx.seeds)
             dropped = rows if mask is None else rows * mask
             parameter_grads.append((g.t() @ dropped).float())
             parameter_grads.append((dy.t() @ next(waiting)).float().mul_(lora.scaling))
@@ -156,14 +156,20 @@ def _base_backward(grads: list[Tensor], group: LinearGroup) -> Tensor:
 
 
 def _dropped(rows: Tensor, lora: Lora, group: LinearGroup, position: int) -> Tensor:
-    mask = _dropout_mask(rows, lora, group, position, group.dropout_seed)
+    mask = _dropout_mask(rows, lora, group, position, group.dropout_seeds)
     return rows if mask is None else rows * mask
 
 
-def _dropout_mask(rows: Tensor, lora: Lora, group: LinearGroup, position: int, seed: int) -> Tensor | None:
-    """(N, in) of 0 and 1 / (1 - p), the same whenever asked for with the same seed: backward does not store it."""
-    if lora.dropout == 0.0 or seed == 0:
+def _dropout_mask(rows: Tensor, lora: Lora, group: LinearGroup, position: int, seeds: tuple[int, ...]) -> Tensor | None:
+    """(N, in) of 0 and 1 / (1 - p), the same whenever asked for with the same seeds: backward does not store it.
+
+    Numbers are drawn row by row of the batch, a token after the other, so padding on the right changes none.
+    """
+    if lora.dropout == 0.0 or not seeds:
         return None
-    generator = torch.Generator(device=rows.device).manual_seed(seed * 1_000_003 + group.index * 64 + position)
-    keep = torch.rand(rows.shape, generator=generator, device=rows.device) >= lora.dropout
-    return keep.to(rows.dtype).div_(1.0 - lora.dropout)
+    keep = rows.new_empty(len(seeds), rows.shape[0] // len(seeds), rows.shape[1])  # (B, S, in)
+    for row, seed in zip(keep, seeds, strict=True):
+        own_seed = (seed * 1_000_003 + group.index * 64 + position) % (1 << 63)
+        generator = torch.Generator().manual_seed(own_seed)
+        row.copy_(torch.rand(row.shape, generator=generator) >= lora.dropout)
+    return keep.view(rows.shape).div_(1.0 - lora.dropout)

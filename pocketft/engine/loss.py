@@ -72,18 +72,15 @@ def head_loss_and_grad(hidden: Tensor, targets: Tensor, head: PackedTensor, tile
     losses = _losses(running)
     assert running.weighted is not None
     log_others = running.maximum + running.total.log()
-    scale = (running.maximum - losses_to_lse(running, losses)).exp()  # exp(m - lse)
+    lse = losses + running.target_logit  # log of the sum over the whole vocabulary
+    scale = (running.maximum - lse).exp()
     grad = running.weighted.mul_(scale)
-    others = (log_others - losses_to_lse(running, losses)).exp()  # 1 - p_t
+    others = (log_others - lse).exp()  # 1 - p_t
     for start in range(0, hidden.shape[0], tiles.tokens):
         part = slice(start, start + tiles.tokens)
         rows = _dequantized(head.take(targets[part]), hidden.dtype)
         grad[part].sub_(others[part] * rows)
     return losses.sum(), grad
-
-
-def losses_to_lse(running: _Running, losses: Tensor) -> Tensor:
-    return losses + running.target_logit
 
 
 def _losses(running: _Running) -> Tensor:

@@ -64,6 +64,8 @@ class EngineModel:
         self.residency = BlockResidency(source, blocks, residences or ["dense"] * len(blocks), dtype, device)
         for index, layer in enumerate(self.layers):
             layer.register_forward_pre_hook(self._bind_on_use(index))
+        adapted = (i for i, block in enumerate(blocks) if any(m.lora for w in block.groups for m in w.group.members))
+        self.first_adapted = next(adapted, len(blocks))  # no gradient is needed below it
 
     @property
     def layers(self) -> tuple[nn.Module, ...]:
@@ -77,10 +79,6 @@ class EngineModel:
     @property
     def head(self) -> PackedTensor:
         return self._skeleton.head.packed
-
-    @property
-    def groups(self) -> list[LinearGroup]:
-        return [weights.group for block in self._skeleton.blocks for weights in block.groups]
 
     def block_end(self, index: int) -> LinearGroup | None:
         """The group whose product nobody needs when block `index` is computed again for its gradient."""
@@ -117,18 +115,18 @@ class EngineModel:
             raise ValueError(f"adapter does not fit the model: {odd}")
         set_peft_model_state_dict(self.model, state)
 
-    def set_dropout_seed(self, seed: int) -> None:
-        """0 switches dropout off; any other number names the masks of one forward pass and its recomputation."""
-        for group in self.groups:
-            group.dropout_seed = seed
+    def set_dropout_seeds(self, index: int, seeds: tuple[int, ...]) -> None:
+        """For block `index`: one seed per row of the batch names the masks of a forward pass and of its repetition.
+        No seed switches dropout off.
+        """
+        for weights in self._skeleton.blocks[index].groups:
+            weights.group.dropout_seeds = seeds
 
     def close(self) -> None:
         self.residency.close()
 
     def _bind_on_use(self, index: int) -> Any:
-        upcoming = (index + 1) % len(self.layers)
-
         def bind(_module: nn.Module, _inputs: Any) -> None:
-            self.residency.bind(index, upcoming)
+            self.residency.bind_in_turn(index)
 
         return bind

@@ -45,16 +45,16 @@ class _RMSNorm(torch.autograd.Function):
         return dx.to(x.dtype), None, None
 
 
-def replace_rms_norms(root: nn.Module, dtype: torch.dtype) -> None:
+def replace_rms_norms(root: nn.Module) -> None:
     """Replace, in place, each module below `root` that is an RMSNorm in fact."""
     for parent in list(root.modules()):
         for name, child in list(parent.named_children()):
-            frozen = _as_rms_norm(child, dtype)
+            frozen = _as_rms_norm(child)
             if frozen is not None:
                 setattr(parent, name, frozen)
 
 
-def _as_rms_norm(module: nn.Module, dtype: torch.dtype) -> FrozenRMSNorm | None:
+def _as_rms_norm(module: nn.Module) -> FrozenRMSNorm | None:
     """`module` as a FrozenRMSNorm if it computes x / rms(x) * w or x / rms(x) * (1 + w), else None."""
     weight = getattr(module, "weight", None)
     eps = getattr(module, "variance_epsilon", getattr(module, "eps", None))
@@ -64,7 +64,7 @@ def _as_rms_norm(module: nn.Module, dtype: torch.dtype) -> FrozenRMSNorm | None:
         return None
     generator = torch.Generator().manual_seed(0)
     width = weight.shape[0]
-    probe = torch.randn(3, width, generator=generator)
+    probe = torch.randn(3, width, generator=generator) * torch.tensor([[1.0], [1e-2], [1e-4]])  # so that eps shows
     trial = torch.rand(width, generator=generator)
     expected = torch.func.functional_call(module, {"weight": trial}, (probe,))
     for offset in (0.0, 1.0):

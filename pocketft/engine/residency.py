@@ -13,7 +13,7 @@ Knows packed tensors and linear groups; whoever provides the bytes is behind `We
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Literal
 
@@ -67,6 +67,7 @@ class BlockResidency:
         self._dtype, self._device = dtype, device
         self._packed: dict[int, dict[str, PackedTensor]] = {}
         self._in_scratch: int | None = None
+        self._sweeping = False
         self._reading: tuple[int, Future[dict[str, PackedTensor]]] | None = None
         self._reader = ThreadPoolExecutor(1, "pocketft-read") if "streamed" in residences else None
         self._buffer = self._new_buffer()
@@ -88,9 +89,18 @@ class BlockResidency:
 
     def sweep(self, order: Sequence[int]) -> Iterator[int]:
         """Yield block indices in `order`, each bound while it is current."""
-        for place, index in enumerate(order):
-            self.bind(index, order[place + 1] if place + 1 < len(order) else None)
-            yield index
+        self._sweeping = True
+        try:
+            for place, index in enumerate(order):
+                self.bind(index, order[place + 1] if place + 1 < len(order) else None)
+                yield index
+        finally:
+            self._sweeping = False
+
+    def bind_in_turn(self, index: int) -> None:
+        """For blocks that run in the model's own order, as in generation. Inside a sweep, the sweep has bound them."""
+        if not self._sweeping:
+            self.bind(index, (index + 1) % len(self._blocks))
 
     def close(self) -> None:
         if self._reader is not None:
@@ -108,7 +118,7 @@ class BlockResidency:
         if self._reading is not None and self._reading[0] == index:
             return
         if self._reading is not None:
-            self._reading[1].result()
+            wait([self._reading[1]])  # what it read, or failed to read, is no longer asked for
         assert self._reader is not None
         job = self._reader.submit(self._source.read_block, self._blocks[index].name, self._buffer)
         self._reading = (index, job)
@@ -116,9 +126,8 @@ class BlockResidency:
     def _read(self, index: int) -> dict[str, PackedTensor]:
         self._prefetch(index)
         assert self._reading is not None
-        packed = self._reading[1].result()
-        self._reading = None
-        return self._on_device(packed)
+        job, self._reading = self._reading[1], None
+        return self._on_device(job.result())
 
     def _dequantize(self, block: BlockWeights, packed: Mapping[str, PackedTensor], into: Tensor) -> None:
         offset = 0

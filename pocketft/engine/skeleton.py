@@ -55,17 +55,17 @@ def build_skeleton(
 
     Raises UnsupportedModel for architectures whose mathematics the engine does not carry.
     """
-    _refuse_unsupported(config)
     with init_empty_weights(include_buffers=False):
         model = AutoModelForCausalLM.from_config(config, attn_implementation=register_attention(), dtype=dtype)
     model.requires_grad_(False).eval()
     decoder = model.get_decoder()
+    _require_bare_head(model)
     _move_buffers(decoder, device)
     layers = tuple(decoder.layers)
     biases = _freeze_linears(layers, device)
     names = {module: name for name, module in model.named_modules()}
     _load_small_tensors(model, source, biases, dtype, device)
-    replace_rms_norms(decoder, torch.float32)
+    replace_rms_norms(decoder)
     embedding, head = _pack_ends(model, source, dtype, device)
     blocks, ends = [], []
     for index, (layer, arguments) in enumerate(zip(layers, _probe_arguments(decoder, dtype, device), strict=True)):
@@ -95,9 +95,10 @@ class _Recorder(nn.Module):
         super().__init__()
         object.__setattr__(self, "layer", layer)
         self.arguments: dict[str, Any] = {}
+        self.received: Tensor | None = None
 
     def forward(self, hidden_states: Tensor, **arguments: Any) -> Tensor:
-        self.arguments = arguments
+        self.arguments, self.received = arguments, hidden_states
         return hidden_states
 
     def __getattr__(self, name: str) -> Any:
@@ -110,12 +111,46 @@ class _Recorder(nn.Module):
 @torch.no_grad()
 def _recorded_arguments(decoder: Any, embeds: Tensor, position_ids: Tensor) -> list[dict[str, Any]]:
     recorders = [_Recorder(layer) for layer in decoder.layers]
-    shadow = copy.copy(decoder)
-    shadow._modules = {**decoder._modules, "layers": nn.ModuleList(recorders), "norm": nn.Identity()}
-    shadow(inputs_embeds=embeds, position_ids=position_ids, use_cache=False)
+    shadow = _shadow(decoder, layers=nn.ModuleList(recorders), norm=nn.Identity())
+    output = shadow(inputs_embeds=embeds, position_ids=position_ids, use_cache=False).last_hidden_state
     for recorder in recorders:
         recorder.arguments.pop("past_key_values", None)
+        if recorder.received is not embeds:
+            raise UnsupportedModel(f"{type(decoder).__name__} changes hidden states outside its layers")
+    if output is not embeds:
+        raise UnsupportedModel(f"{type(decoder).__name__} changes hidden states after its layers")
     return [recorder.arguments for recorder in recorders]
+
+
+def _shadow(module: Any, **replaced: nn.Module) -> Any:
+    """The same module, sharing everything, but for some of its children."""
+    shadow = copy.copy(module)
+    shadow._modules = {**module._modules, **replaced}
+    return shadow
+
+
+class _Constant(nn.Module):
+    """A head that says the same whatever it is given."""
+
+    def __init__(self, logits: Tensor) -> None:
+        super().__init__()
+        self.logits = logits
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return self.logits
+
+
+@torch.no_grad()
+def _require_bare_head(model: Any) -> None:
+    """Raise UnsupportedModel where the model does more to its logits than its head does: scales or caps them."""
+    decoder, head = model.get_decoder(), model.get_output_embeddings()
+    names = {id(child): name for name, child in model.named_children()}
+    logits = torch.randn(1, 2, 5)
+    silent = _shadow(decoder, layers=nn.ModuleList(_Recorder(layer) for layer in decoder.layers), norm=nn.Identity())
+    shadow = _shadow(model, **{names[id(decoder)]: silent, names[id(head)]: _Constant(logits)})
+    embeds = torch.zeros(1, 2, decoder.config.hidden_size)
+    if not torch.equal(shadow(inputs_embeds=embeds, use_cache=False).logits, logits):
+        raise UnsupportedModel(f"{type(model).__name__} changes its logits after the head")
 
 
 def _probe_arguments(decoder: Any, dtype: torch.dtype, device: torch.device) -> list[dict[str, Any]]:
@@ -268,9 +303,3 @@ def _pack_ends(
 def _only(tensors: Mapping[str, PackedTensor]) -> PackedTensor:
     (tensor,) = tensors.values()
     return tensor
-
-
-def _refuse_unsupported(config: PretrainedConfig) -> None:
-    for key in ("final_logit_softcapping", "attn_logit_softcapping", "num_local_experts", "num_experts"):
-        if getattr(config, key, None):
-            raise UnsupportedModel(f"models with {key} are not supported yet")

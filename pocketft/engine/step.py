@@ -57,7 +57,7 @@ class _Pass:
     batch: MicroBatch
     hidden: Tensor  # (B, S, d): input of the next block, later the gradient coming back
     arguments: list[dict[str, Any]]
-    dropout_seed: int
+    dropout_seeds: tuple[int, ...]
     kept: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
 
@@ -70,13 +70,15 @@ def train_step(model: EngineModel, micro_batches: Sequence[MicroBatch], settings
     if loss_tokens == 0:
         raise ValueError("no token of this step carries loss")
     passes = _start(model, micro_batches, settings.dropout_seed)
+    settings.at_border()
     inputs: BlockInputs = InMemory() if settings.spill_to is None else InFile(settings.spill_to)
     for index in model.residency.sweep(range(len(model.layers))):
         for one in passes:
             _forward(model, index, one, inputs, settings)
         settings.at_border()
     loss = _loss_backward(model, passes, settings, loss_tokens)
-    for index in model.residency.sweep(range(len(model.layers) - 1, -1, -1)):
+    settings.at_border()
+    for index in model.residency.sweep(range(len(model.layers) - 1, model.first_adapted - 1, -1)):
         for one in reversed(passes):  # the last input pushed is the first one popped
             _backward(model, index, one, inputs)
         settings.at_border()
@@ -112,30 +114,32 @@ def _evaluated(model: EngineModel, micro_batches: Sequence[MicroBatch], settings
     passes = _start(model, micro_batches, dropout_seed=0)
     for index in model.residency.sweep(range(len(model.layers))):
         for one in passes:
-            model.set_dropout_seed(0)
+            model.set_dropout_seeds(index, ())
             one.hidden = model.layers[index](one.hidden, **one.arguments[index])
         settings.at_border()
     return passes
 
 
 def _start(model: EngineModel, micro_batches: Sequence[MicroBatch], dropout_seed: int) -> list[_Pass]:
-    passes = []
-    for number, batch in enumerate(micro_batches):
+    passes, row = [], 0
+    for batch in micro_batches:
         hidden = model.embed(batch)
-        seed = dropout_seed * 4096 + number + 1 if dropout_seed else 0
-        passes.append(_Pass(batch, hidden, model.call_arguments(hidden, batch), seed))
+        rows = range(row, row := row + len(batch.input_ids))
+        seeds = tuple(dropout_seed * 65_536 + number + 1 for number in rows) if dropout_seed else ()
+        passes.append(_Pass(batch, hidden, model.call_arguments(hidden, batch), seeds))
     return passes
 
 
 def _forward(model: EngineModel, index: int, one: _Pass, inputs: BlockInputs, settings: StepSettings) -> None:
-    model.set_dropout_seed(one.dropout_seed)
+    model.set_dropout_seeds(index, one.dropout_seeds)
     keep = index >= len(model.layers) - settings.kept_blocks
-    hidden = one.hidden.requires_grad_(index > 0) if keep else one.hidden
+    keep = keep and index >= model.first_adapted
+    hidden = one.hidden.requires_grad_(index > model.first_adapted) if keep else one.hidden
     with torch.set_grad_enabled(keep):
         output = model.layers[index](hidden, **one.arguments[index])
     if keep:
         one.kept[index] = (hidden, output)
-    else:
+    elif index >= model.first_adapted:
         inputs.push(hidden)
     one.hidden = output.detach()
 
@@ -145,11 +149,11 @@ def _backward(model: EngineModel, index: int, one: _Pass, inputs: BlockInputs) -
     if index in one.kept:
         hidden, output = one.kept.pop(index)
     else:
-        model.set_dropout_seed(one.dropout_seed)
-        hidden = inputs.pop().detach().requires_grad_(index > 0)
+        model.set_dropout_seeds(index, one.dropout_seeds)
+        hidden = inputs.pop().detach().requires_grad_(index > model.first_adapted)
         output = _recompute(model, index, hidden, one.arguments[index])
     output.backward(one.hidden)
-    if index > 0:
+    if index > model.first_adapted:
         assert hidden.grad is not None
         one.hidden = hidden.grad
 

@@ -42,24 +42,22 @@ class Footprint:
 def measure_footprint(
     config: PretrainedConfig, source: WeightSource, lora: LoraConfig, shape: tuple[int, int], dtype: torch.dtype
 ) -> Footprint:
-    """Run the first block of each kind on meta tensors. Reads no weights; takes well under a second for any size."""
-    few = _few_layers(config)
-    skeleton = build_skeleton(few, ShapesOnly(source, few.num_hidden_layers), dtype, META)
+    """Run the block of each kind that has the largest adapter, on meta tensors. Reads no weights."""
+    skeleton = build_skeleton(config, ShapesOnly(source), dtype, META)
     attach_lora(skeleton.model, copy.deepcopy(lora), seed=0)
     numbers = sum(p.numel() for _, p in lora_parameters(skeleton.model))
     batch, length = shape
     embeds = torch.zeros(1, dtype=dtype).expand(batch, length, config.hidden_size)
     positions = torch.arange(length).expand(batch, -1)
     arguments = call_arguments(skeleton, embeds, positions)
-    each = [
-        _measure_block(skeleton, i, shape, _arguments_on_meta(arguments[i]), dtype) for i in range(len(skeleton.layers))
-    ]
+    indices = _largest_of_each_kind(config, skeleton)
+    each = [_measure_block(skeleton, i, shape, _arguments_on_meta(arguments[i]), dtype) for i in indices]
     return Footprint(
         max(forward for forward, _, _ in each),
         max(backward for _, backward, _ in each),
         max(kept for _, _, kept in each),
         _distinct_bytes(arguments),
-        numbers * config.num_hidden_layers // few.num_hidden_layers,
+        numbers,
     )
 
 
@@ -89,15 +87,13 @@ def _measure_block(
 
 
 class ShapesOnly:
-    """A `WeightSource` with the shapes of another and no numbers, cut to its first blocks."""
+    """A `WeightSource` with the shapes of another and no numbers."""
 
-    def __init__(self, source: WeightSource, blocks: int) -> None:
+    def __init__(self, source: WeightSource) -> None:
         self._source = source
-        kept = {f"block.{i}" for i in range(blocks)}
-        self._names = [n for n in source.block_names() if not n.startswith("block.") or n in kept]
 
     def block_names(self) -> Sequence[str]:
-        return self._names
+        return self._source.block_names()
 
     def block_spec(self, name: str) -> BlockSpec:
         return self._source.block_spec(name)
@@ -113,15 +109,14 @@ def _empty(shape: tuple[int, ...]) -> PackedTensor:
     return PackedTensor("bf16", shape, {"data": torch.empty(shape, dtype=torch.bfloat16, device=META)})
 
 
-def _few_layers(config: PretrainedConfig) -> PretrainedConfig:
-    """The same model with just enough layers to show each kind of layer once."""
-    few = copy.deepcopy(config)
-    kinds = getattr(config, "layer_types", None)
-    count = 1 if not kinds else 1 + max(kinds.index(kind) for kind in set(kinds))
-    few.num_hidden_layers = count
-    if kinds:
-        few.layer_types = kinds[:count]
-    return few
+def _largest_of_each_kind(config: PretrainedConfig, skeleton: Skeleton) -> list[int]:
+    kinds = getattr(config, "layer_types", None) or ["same"] * len(skeleton.layers)
+    largest: dict[str, tuple[int, int]] = {}
+    for index, (kind, block) in enumerate(zip(kinds, skeleton.blocks, strict=True)):
+        loras = [m.lora for weights in block.groups for m in weights.group.members if m.lora is not None]
+        numbers = sum(lora.a.numel() + lora.b.numel() for lora in loras)
+        largest[kind] = max(largest.get(kind, (-1, 0)), (numbers, index))
+    return [index for _, index in largest.values()]
 
 
 def _arguments_on_meta(arguments: Mapping[str, Any]) -> dict[str, Any]:

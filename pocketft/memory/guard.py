@@ -15,8 +15,8 @@ from pocketft.memory.allocator import release_freed_memory
 from pocketft.memory.meter import rss_bytes
 from pocketft.memory.size import format_size
 
-# Address space that is reserved but never touched (stacks of threads, allocator arenas) counts against RLIMIT_DATA.
-_UNTOUCHED_BYTES = 256 << 20
+# Address space that is reserved and hardly touched counts against RLIMIT_DATA: stacks of threads that start later.
+_UNTOUCHED_BYTES = 64 << 20
 
 
 class Guard:
@@ -46,7 +46,8 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 @contextmanager
 def hard_limit(cap_bytes: int) -> Iterator[None]:
-    """While open, no private memory can be had far beyond the cap: RLIMIT_DATA where there is one.
+    """While open, private memory and the libraries' pages together cannot pass the cap by more than 64 MB: RLIMIT_DATA,
+    where there is one.
 
     An allocation that fails for it is turned into a MemoryCapError.
     """
@@ -75,7 +76,7 @@ def _lower_data_limit(cap_bytes: int) -> tuple[int, int] | None:
 
     previous = resource.getrlimit(resource.RLIMIT_DATA)
     reserved = _status_bytes("VmData") - _status_bytes("RssAnon")  # address space not in memory now
-    wanted = cap_bytes + max(0, reserved) + _UNTOUCHED_BYTES
+    wanted = cap_bytes - _status_bytes("RssFile") + max(0, reserved) + _UNTOUCHED_BYTES
     soft, hard = previous
     if hard != resource.RLIM_INFINITY:
         wanted = min(wanted, hard)

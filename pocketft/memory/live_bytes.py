@@ -23,11 +23,6 @@ class LiveBytes(TorchDispatchMode):
         self.peak = 0
         self._known: set[int] = set()
 
-    def ignore(self, *tensors: Tensor) -> None:
-        """These exist already and are counted elsewhere."""
-        for tensor in tensors:
-            self._known.add(tensor.untyped_storage()._cdata)
-
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         inputs = {t.untyped_storage()._cdata for t in tree_leaves((args, kwargs or {})) if isinstance(t, Tensor)}
         result = func(*args, **(kwargs or {}))

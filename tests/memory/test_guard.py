@@ -24,9 +24,9 @@ def test_the_guard_counts_what_is_still_to_come() -> None:
 def test_beyond_the_hard_limit_an_allocation_fails_with_one_line() -> None:
     program = (
         "import torch; from pocketft.memory.guard import hard_limit; from pocketft.memory.meter import rss_bytes\n"
-        "cap = rss_bytes() + (64 << 20)\n"
+        "cap = rss_bytes() + (200 << 20)\n"
         "try:\n"
-        "    with hard_limit(cap): torch.ones(1 << 30, dtype=torch.uint8)\n"
+        "    with hard_limit(cap): torch.ones(350 << 20, dtype=torch.uint8)\n"
         "except Exception as error: print(type(error).__name__, error)\n"
         "print(torch.ones(1 << 30, dtype=torch.uint8).sum().item())\n"  # lifted again
     )
