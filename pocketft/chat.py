@@ -1,9 +1,7 @@
-"""Talking to a base model with its adapter, and without it: a conversation in the model's own template, answered word
-by
-word.
+"""Talking to a base model with its adapter, and without it: a conversation in the model's own template.
 
-The model is held as in training (dense, packed or streamed, whatever the cap allows); transformers generates. The
-text stays as it was rendered for training, from the same template and tokenizer. Knows no terminal.
+The model is held as in training (dense, packed or streamed, whatever the cap allows) and transformers generates. The
+text is rendered as it was for training, by the same template and tokenizer. Knows no terminal.
 """
 
 from __future__ import annotations
@@ -26,7 +24,7 @@ from pocketft.data.tokenizer import TextTokenizer, load_text_tokenizer
 from pocketft.data.tokenizer_files import chat_template_source
 from pocketft.engine.model import EngineModel
 from pocketft.errors import AdapterError, UsageError
-from pocketft.memory.guard import hard_limit
+from pocketft.memory.guard import Guard, hard_limit
 from pocketft.memory.planner import Workload
 from pocketft.training.evaluate import read_adapter, run_recipe
 from pocketft.training.preparation import Base, build_planned, choose_plan, find_device, open_base
@@ -56,19 +54,28 @@ def open_chat(run: Path, cap_bytes: int) -> ChatSession:
     device = find_device("auto")
     base = open_base(recipe.model.name, recipe.model.quantization, lambda event: None)
     tokenizer = load_text_tokenizer(base.model.config_dir)
-    room = cap_bytes - _cache_bytes(base)
-    work = Workload(1, _CONTEXT_TOKENS, _CONTEXT_TOKENS, micro_batch=1, optimizer_bytes=0, forward_only=True)
+    work = Workload(
+        1,
+        _CONTEXT_TOKENS,
+        _CONTEXT_TOKENS,
+        micro_batch=1,
+        optimizer_bytes=0,
+        forward_only=True,
+        cache_bytes=_cache_bytes(base),
+    )
     config.inference_mode = False  # PEFT would freeze what the engine is to load
     lora: Any = config
-    plan = choose_plan(base, lora, work, room, device)
+    plan = choose_plan(base, lora, work, cap_bytes, device)
     with hard_limit(cap_bytes):
         model, _ = build_planned(base, lora, plan, device, seed=0)
         try:
             model.load_adapter_state(state)
         except ValueError as error:
+            model.close()
             raise AdapterError(f"{run}: {error}; name a run that belongs to {base.public_name}") from error
     source = chat_template_source(base.model.config_dir) or plain_template(tokenizer)
-    return ChatSession(model, tokenizer, ChatTemplate(source, tokenizer), _stop_tokens(base, tokenizer), cap_bytes)
+    guard = Guard(cap_bytes, plan.rise_bytes)
+    return ChatSession(model, tokenizer, ChatTemplate(source, tokenizer), _stop_tokens(base, tokenizer), guard)
 
 
 class ChatSession:
@@ -80,11 +87,11 @@ class ChatSession:
         tokenizer: TextTokenizer,
         template: ChatTemplate,
         stop_tokens: Sequence[int],
-        cap_bytes: int,
+        guard: Guard,
     ) -> None:
         self.use_adapter = True
         self._model, self._tokenizer, self._template = model, tokenizer, template
-        self._stop_tokens, self._cap_bytes = list(stop_tokens), cap_bytes
+        self._stop_tokens, self._guard = list(stop_tokens), guard
         self._turns: list[Turn] = []
         torch.manual_seed(_SEED)
 
@@ -95,27 +102,30 @@ class ChatSession:
 
     def reply(self, text: str) -> Iterator[str]:
         """Pieces of the answer as they come. Left early, the answer counts as far as it was read."""
-        self._turns.append(Turn("user", text))
+        self._turns, prompt = self._with_room([*self._turns, Turn("user", text)])
         pieces: list[str] = []
         try:
-            for piece in self._pieces(self._prompt()):
+            for piece in self._pieces(prompt):
                 pieces.append(piece)
                 yield piece
         finally:
             self._turns.append(Turn("assistant", "".join(pieces).strip()))
 
-    def _prompt(self) -> list[int]:
-        """Token ids of the conversation, the oldest turns left out until an answer has room."""
+    def _with_room(self, turns: list[Turn]) -> tuple[list[Turn], list[int]]:
+        """The conversation and its token ids, the oldest exchanges left out until an answer has room."""
         while True:
-            text = self._template.render(self._turns, add_generation_prompt=True)
+            text = self._template.render(turns, add_generation_prompt=True)
             (encoded,) = self._tokenizer.encode([text], control=True)
             ids: list[int] = encoded.ids.tolist()
             if len(ids) + _ANSWER_TOKENS <= _CONTEXT_TOKENS:
-                return ids
-            if len(self._turns) == 1:
-                self._turns.clear()
+                return turns, ids
+            if len(turns) == 1:
                 raise UsageError(f"that message has {len(ids)} tokens; the limit is {_CONTEXT_TOKENS - _ANSWER_TOKENS}")
-            del self._turns[:2]
+            turns = turns[2:]
+
+    @property
+    def guard(self) -> Guard:
+        return self._guard
 
     def _pieces(self, prompt: list[int]) -> Iterator[str]:
         generation = _Generation(self, prompt)
@@ -146,7 +156,7 @@ class ChatSession:
         ids = torch.tensor([prompt], device=self._model.device)
         adapter = nullcontext() if self.use_adapter else self._model.adapter_disabled()
         model: Any = self._model.model
-        with torch.inference_mode(), adapter, hard_limit(self._cap_bytes):
+        with torch.inference_mode(), adapter, hard_limit(self._guard.cap_bytes):
             model.generate(
                 input_ids=ids,
                 attention_mask=torch.ones_like(ids),
@@ -163,6 +173,7 @@ class _Generation(BaseStreamer):
         self._tokens: queue.Queue[int | BaseException | None] = queue.Queue()
         self._stopped = threading.Event()
         self._prompt_seen = False
+        self._guard = session.guard
         self._thread = threading.Thread(target=self._run, args=(session, prompt), daemon=True)
         self._thread.start()
 
@@ -182,6 +193,7 @@ class _Generation(BaseStreamer):
             return
         for token in value.flatten().tolist():
             self._tokens.put(token)
+        self._guard.check()
 
     def end(self) -> None:
         pass  # told by the end of the thread, which comes whatever happens

@@ -65,6 +65,8 @@ def test_the_same_conversation_gets_the_same_answer_and_a_message_too_long_is_re
     assert answers[0] == answers[1] != ""
     with pytest.raises(UsageError, match="that message has"):
         next(session.reply("word " * 3000))
+    session.reset()  # and has left nothing behind
+    assert answers[0] == "".join(itertools.islice(session.reply("hello there"), 8))
 
 
 def test_a_cap_that_is_too_small_and_a_folder_that_is_no_run_are_told(run: Path, tmp_path: Path) -> None:

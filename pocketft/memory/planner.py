@@ -58,6 +58,7 @@ class Workload:
     micro_batch: int | None
     optimizer_bytes: int
     forward_only: bool = False
+    cache_bytes: int = 0  # keys and values of an answer
 
     @property
     def tokens_per_step(self) -> int:
@@ -228,6 +229,7 @@ class _Maker:
             "block_inputs": held_inputs * self.step_hidden_bytes + micro_batches * footprint.arguments_bytes,
             "kept_graphs": kept * micro_batches * footprint.kept_bytes,
             "workspace": workspace,
+            "cache": self.workload.cache_bytes,
         }
         components["allocator"] = _gap_bytes(components, tight)
         seconds = step_seconds(self.work(residences, kept, tiles), self.profile, self.dtype)
@@ -313,7 +315,7 @@ def _advice(maker: _Maker, needed_bytes: int) -> str:
     if maker.imports_bytes + _FIRST_USE_BYTES >= maker.cap_bytes:
         libraries = format_size(maker.imports_bytes + _FIRST_USE_BYTES)
         return f"{head}, of which {libraries} are the libraries alone; use --memory {rounded >> 20}MB or more"
-    shorter = _shorter_rows(maker)
+    shorter = None if maker.workload.forward_only else _shorter_rows(maker)
     instead = f", or --set data.max_seq_length={shorter}" if shorter else ""
     return f"{head}; use --memory {rounded >> 20}MB{instead}"
 
