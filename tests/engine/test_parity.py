@@ -15,6 +15,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import (
     AutoModelForCausalLM,
     Gemma3TextConfig,
+    GraniteConfig,
     LlamaConfig,
     MistralConfig,
     Phi3Config,
@@ -26,6 +27,7 @@ from transformers import (
 from pocketft.engine.batch import IGNORE, MicroBatch
 from pocketft.engine.loss import LossTiles
 from pocketft.engine.model import EngineModel, build_model
+from pocketft.engine.skeleton import UnsupportedModel
 from pocketft.engine.step import StepSettings, eval_loss, train_step
 from tests.engine.memory_source import MemorySource, as_affine4, as_f32, plain_model
 
@@ -89,9 +91,13 @@ def random_batch(seed: int, rows: int = 1, length: int = 150) -> MicroBatch:
 
 
 def reference_gradients(
-    name: str, source: MemorySource, batches: list[MicroBatch], adapter: dict[str, torch.Tensor]
+    name: str,
+    source: MemorySource,
+    batches: list[MicroBatch],
+    adapter: dict[str, torch.Tensor],
+    lora: LoraConfig = LORA,
 ) -> tuple[float, dict[str, torch.Tensor]]:
-    model = get_peft_model(plain_model(CONFIGS[name], source), copy.deepcopy(LORA))
+    model = get_peft_model(plain_model(CONFIGS[name], source), copy.deepcopy(lora))
     for parameter_name, parameter in model.named_parameters():
         if parameter.requires_grad:
             parameter.data.copy_(adapter[parameter_name])
@@ -172,6 +178,60 @@ def test_block_inputs_in_a_file_change_no_bit(tmp_path: Path) -> None:
             gradients.append([p.grad for _, p in model.lora_parameters()])
     for one in gradients[1:]:
         assert all(torch.equal(a, b) for a, b in zip(gradients[0], one, strict=True))
+
+
+def test_dropout_does_not_depend_on_how_the_step_is_carried_out() -> None:
+    source = source_of("llama", "f32")
+    lora = LoraConfig(r=4, lora_alpha=8, lora_dropout=0.3, target_modules="all-linear", task_type="CAUSAL_LM")
+    one, two = random_batch(20), random_batch(21)
+    both = MicroBatch(*(torch.cat([getattr(one, f), getattr(two, f)]) for f in ("input_ids", "labels", "position_ids")))
+    found = []
+    for batches, kept, seed in (([one, two], 0, 7), ([one, two], 3, 7), ([both], 1, 7), ([both], 1, 8)):
+        model = engine_model("llama", source, "mixed", lora=lora)
+        result = train_step(model, batches, StepSettings(TILES, kept_blocks=kept, dropout_seed=seed))
+        gradients = [p.grad for _, p in model.lora_parameters() if p.grad is not None]
+        found.append((result.loss, torch.cat([g.flatten() for g in gradients])))
+    for loss, gradient in found[1:3]:
+        assert loss == pytest.approx(found[0][0], rel=1e-6)
+        torch.testing.assert_close(gradient, found[0][1], rtol=1e-4, atol=1e-6)
+    assert found[3][0] != pytest.approx(found[0][0], rel=1e-6)
+
+
+def test_adapters_on_some_blocks_only_train_and_need_no_gradient_below() -> None:
+    source, batches = source_of("qwen2", "f32"), [random_batch(22)]
+    lora = LoraConfig(r=4, lora_alpha=8, target_modules=r".*layers\.1\.self_attn\.(q|v)_proj", task_type="CAUSAL_LM")
+    model = engine_model("qwen2", source, "mixed", lora=lora)
+    assert model.first_adapted == 1
+    adapter = {n: p.detach().clone() for n, p in model.lora_parameters()}
+    expected_loss, expected = reference_gradients("qwen2", source, batches, adapter, lora)
+    assert train_step(model, batches, StepSettings(TILES)).loss == pytest.approx(expected_loss, rel=1e-5)
+    for name, parameter in model.lora_parameters():
+        assert parameter.grad is not None
+        assert (parameter.grad - expected[name]).norm() / expected[name].norm() < 1e-4
+
+
+def test_a_streamed_block_is_read_twice_a_step_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    source = source_of("llama", "affine4")
+    model = engine_model("llama", source, "streamed")
+    train_step(model, [random_batch(23), random_batch(24)], StepSettings(TILES))
+    reads: list[str] = []
+    read_block = MemorySource.read_block
+    monkeypatch.setattr(
+        MemorySource,
+        "read_block",
+        lambda self, name, buffer=None: (reads.append(name), read_block(self, name, buffer))[1],
+    )
+    train_step(model, [random_batch(23), random_batch(24)], StepSettings(TILES))
+    assert len(reads) <= 2 * SMALL["num_hidden_layers"]
+
+
+def test_models_that_do_more_than_their_layers_are_refused() -> None:
+    granite = GraniteConfig(**SMALL, embedding_multiplier=3.0, logits_scaling=2.0)
+    torch.manual_seed(0)
+    for config in (granite, GraniteConfig(**SMALL, logits_scaling=2.0)):
+        source = MemorySource(AutoModelForCausalLM.from_config(config), as_f32)
+        with pytest.raises(UnsupportedModel):
+            build_model(config, source, lora=None)
 
 
 def test_the_engines_model_gives_the_logits_of_the_plain_one() -> None:
