@@ -12,6 +12,7 @@ import typer
 from pocketft.cli import options
 from pocketft.cli.choices import Choices, existing_paths
 from pocketft.cli.console import duration, facts, notice, print_json, reporter, table
+from pocketft.errors import UsageError
 
 data_app = typer.Typer(help="Your text: what can be read, and what would be learned from it.")
 
@@ -75,9 +76,12 @@ def export(
     me: options.Me = None,
     column: options.Column = None,
     secrets: options.SecretsChoice = None,
+    force: options.Force = False,
 ) -> None:
     """Write the documents as they would be learned, as JSON Lines."""
     paths = existing_paths(data)
+    if output is not None and Path(output).expanduser().exists() and not force:
+        raise UsageError(f"{output} exists; choose another file with --output, or replace it with --force")
     choices = Choices(
         data, None, None, recipe, overrides or (), me=me, column=column, secrets=secrets and secrets.value
     )

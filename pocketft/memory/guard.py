@@ -11,12 +11,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from pocketft.errors import MemoryCapError
-from pocketft.memory.allocator import release_freed_memory
-from pocketft.memory.meter import rss_bytes
+from pocketft.memory.allocator import map_large_tensors, release_freed_memory
+from pocketft.memory.meter import peak_rss_bytes, rss_bytes
 from pocketft.memory.size import format_size
 
 # Address space that is reserved and hardly touched counts against RLIMIT_DATA: stacks of threads that start later.
 _UNTOUCHED_BYTES = 64 << 20
+_NEAR = 0.95  # of the cap: a peak beyond it turns on frugality before the next one can be higher
 
 
 class Guard:
@@ -24,12 +25,25 @@ class Guard:
 
     def __init__(self, cap_bytes: int, rise_bytes: int) -> None:
         self.cap_bytes, self.rise_bytes = cap_bytes, rise_bytes
+        self._frugal = False
 
     def check(self) -> None:
-        """Raises MemoryCapError if what comes next might not fit. Freed memory is given back to the system first."""
-        if rss_bytes() + self.rise_bytes <= self.cap_bytes:
+        """Raises MemoryCapError if what comes next might not fit, or if the cap was crossed since the last look.
+
+        Where little is left, freed memory goes back to the system first, and from then on at once.
+        """
+        peak = peak_rss_bytes()
+        if peak > self.cap_bytes:
+            raise MemoryCapError(
+                f"{format_size(peak)} were in use, more than the cap of {format_size(self.cap_bytes)}; give a larger "
+                "--memory or a smaller --set data.max_seq_length"
+            )
+        if peak <= _NEAR * self.cap_bytes and rss_bytes() + self.rise_bytes <= self.cap_bytes:
             return
-        release_freed_memory()
+        if not self._frugal or rss_bytes() + self.rise_bytes > self.cap_bytes:
+            self._frugal = True
+            map_large_tensors()
+            release_freed_memory()
         now = rss_bytes()
         if now + self.rise_bytes > self.cap_bytes:
             raise MemoryCapError(

@@ -41,4 +41,6 @@ def step_seconds(work: Work, profile: MachineProfile, dtype: str) -> float:
     dequantize_s = (2 * work.shared_weights + work.head_weights) * profile.dequantize_ns_per_weight * 1e-9
     visits_s = work.tile_visits * _VISIT_S
     read_s = 2 * work.streamed_bytes / _DISK_BYTES_PER_S
-    return max(compute_s + dequantize_s + visits_s, read_s)
+    return max(
+        compute_s + dequantize_s + visits_s + 0.5 * read_s, read_s
+    )  # copying what is read takes the processor too

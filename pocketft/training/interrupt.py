@@ -6,9 +6,10 @@ Knows signals, not what is saved.
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 from pocketft.errors import Interrupted
@@ -27,6 +28,9 @@ class StopRequest:
             self.requested = True
             raise KeyboardInterrupt
         self.requested = True
+        with suppress(OSError, ValueError):  # nobody may be there to read it
+            sys.stderr.write("\nstopping after this step; once more to stop at once\n")
+            sys.stderr.flush()
 
 
 @contextmanager

@@ -127,6 +127,7 @@ def _prepare(request: TrainRequest, report: Reporter) -> _Prepared:
     checkpoint = checkpoint_to_resume(folder, identity, report) if request.resume else None
     order = StepOrder(data.train.row_lengths, rows_per_step(recipe), recipe.training.epochs, recipe.training.seed)
     steps = order.steps if request.max_steps is None else min(order.steps, request.max_steps)
+    _mention_short_run(recipe, order.steps, report)
     chosen = earlier_plan(checkpoint.plan, recipe, cap) if checkpoint is not None else None
     if chosen is None:
         chosen = choose_plan(base, copy.deepcopy(lora), workload(recipe, data, steps, order.steps), cap, device)
@@ -134,6 +135,16 @@ def _prepare(request: TrainRequest, report: Reporter) -> _Prepared:
             notice(report, "the memory cap is another one, so the plan is too: losses may differ in their last digits")
     report({"event": "plan", **chosen.to_json()})
     return _Prepared(base, data, order, lora, start, identity, checkpoint, chosen)
+
+
+def _mention_short_run(recipe: Recipe, steps: int, report: Reporter) -> None:
+    warm_up = recipe.training.warmup_steps
+    if recipe.training.learning_rate and steps < 3 * warm_up:
+        notice(
+            report,
+            f"only {steps} steps, of which the learning rate needs {warm_up} to rise; to learn more from a short text, "
+            f"try --set training.epochs={recipe.training.epochs * 4} --set training.warmup_steps={max(1, steps // 3)}",
+        )
 
 
 def _run(
