@@ -26,6 +26,7 @@ class Guard:
     def __init__(self, cap_bytes: int, rise_bytes: int) -> None:
         self.cap_bytes, self.rise_bytes = cap_bytes, rise_bytes
         self._frugal = False
+        self._earlier_peak_bytes = peak_rss_bytes()  # of what this process did before, which is not to be undone
 
     def check(self) -> None:
         """Raises MemoryCapError if what comes next might not fit, or if the cap was crossed since the last look.
@@ -33,12 +34,15 @@ class Guard:
         Where little is left, freed memory goes back to the system first, and from then on at once.
         """
         peak = peak_rss_bytes()
-        if peak > self.cap_bytes:
+        if peak > max(self.cap_bytes, self._earlier_peak_bytes):
             raise MemoryCapError(
                 f"{format_size(peak)} were in use, more than the cap of {format_size(self.cap_bytes)}; give a larger "
                 "--memory or a smaller --set data.max_seq_length"
             )
-        if peak <= _NEAR * self.cap_bytes and rss_bytes() + self.rise_bytes <= self.cap_bytes:
+        if (
+            peak <= max(_NEAR * self.cap_bytes, self._earlier_peak_bytes)
+            and rss_bytes() + self.rise_bytes <= self.cap_bytes
+        ):
             return
         if not self._frugal or rss_bytes() + self.rise_bytes > self.cap_bytes:
             self._frugal = True

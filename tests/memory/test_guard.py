@@ -20,6 +20,13 @@ def test_the_guard_counts_what_is_still_to_come() -> None:
         Guard(rss_bytes() + 100 * MB, rise_bytes=200 * MB).check()
 
 
+def test_a_crossing_between_two_looks_is_not_passed_in_silence(monkeypatch: pytest.MonkeyPatch) -> None:
+    watch = Guard(rss_bytes() + 100 * MB, rise_bytes=1 * MB)
+    monkeypatch.setattr("pocketft.memory.guard.peak_rss_bytes", lambda: 1 << 50)
+    with pytest.raises(MemoryCapError, match="more than the cap"):
+        watch.check()
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_DATA counts private memory on Linux only")
 def test_beyond_the_hard_limit_an_allocation_fails_with_one_line() -> None:
     program = (
