@@ -77,8 +77,8 @@ def test_longer_rows_cost_more_and_the_adapter_is_counted_exactly(source: Memory
 
 
 def test_the_cap_is_kept_and_more_memory_is_never_slower(source: MemorySource) -> None:
-    floor = rss_bytes()
-    plans = [plan_for(source, floor + extra * MB) for extra in (130, 170, 230, 400, 1000)]
+    floor = advised_cap_bytes(source)
+    plans = [plan_for(source, floor + extra * MB) for extra in (20, 60, 120, 300, 1000)]
     assert all(plan.predicted_peak_bytes <= plan.cap_bytes for plan in plans)
     assert [p.tokens_per_s for p in plans] == sorted(p.tokens_per_s for p in plans)
     assert plans[-1].kept_blocks == 8 and set(plans[-1].residences) == {"dense"}
