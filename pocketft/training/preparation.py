@@ -183,7 +183,7 @@ def _engine_errors(base: Base) -> Iterator[None]:
     """The engine's ValueError is the recipe's fault where it names adapter targets, else the model's."""
     try:
         yield
-    except ValueError as error:
+    except (ValueError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
         if "target" in reason.lower():
             raise UsageError(f"lora.target_modules: {reason}") from error

@@ -151,7 +151,7 @@ def test_loss_and_gradients_equal_plain_peft(name: str, device: str) -> None:
 
 
 @pytest.mark.parametrize("residence", ["dense", "packed", "streamed"])
-@pytest.mark.parametrize("name", ["llama", "gemma3"])
+@pytest.mark.parametrize("name", CONFIGS)
 def test_every_residence_gives_the_same_gradients(name: str, residence: str) -> None:
     source = source_of(name, "affine4")
     model = engine_model(name, source, residence)
