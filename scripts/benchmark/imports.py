@@ -1,0 +1,26 @@
+"""What importing the libraries costs in memory when nobody takes care: the floor below every training process."""
+
+from __future__ import annotations
+
+import subprocess
+
+from benchmark.places import environment, our_python
+
+_PLAIN = """
+import torch
+from accelerate import init_empty_weights
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM, LlamaConfig
+import bitsandbytes
+with init_empty_weights():
+    model = AutoModelForCausalLM.from_config(LlamaConfig(num_hidden_layers=1, vocab_size=256))
+    get_peft_model(model, LoraConfig(target_modules="all-linear", task_type="CAUSAL_LM"))
+from pocketft.memory.meter import rss_bytes
+print(rss_bytes())
+"""
+
+
+def plain_imports_bytes() -> int:
+    """Resident memory with torch, transformers, PEFT and bitsandbytes imported the usual way and a model described."""
+    asked = subprocess.run([our_python(), "-c", _PLAIN], check=True, capture_output=True, text=True, env=environment())
+    return int(asked.stdout.split()[-1])

@@ -1,0 +1,79 @@
+"""What the figures were measured on: the machine, and the versions of what ran."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from benchmark.places import CHECKOUT, our_python, threads
+
+_PACKAGES = ("torch", "transformers", "peft", "trl", "bitsandbytes", "accelerate")
+_FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "bf16", "i8mm")  # that decide which products are fast
+_ASK = """
+import json, platform, sys
+from importlib.metadata import PackageNotFoundError, version
+found = {"python": platform.python_version()}
+for name in json.loads(sys.argv[1]):
+    try:
+        found[name] = version(name)
+    except PackageNotFoundError:
+        pass
+print(json.dumps(found))
+"""
+
+
+def machine() -> dict[str, Any]:
+    import psutil
+
+    cpu, flags = _cpu()
+    return {
+        "cpu": cpu,
+        "cores": os.cpu_count(),
+        "threads": threads(),
+        "memory_bytes": psutil.virtual_memory().total,
+        "swap_bytes": psutil.swap_memory().total,
+        "flags": [flag for flag in _FLAGS if flag in flags],
+        "system": f"{platform.system()} {platform.release()}",
+    }
+
+
+def versions(peers: str | None = None) -> dict[str, Any]:
+    """Of our environment and, where they take part, of the peers'."""
+    import pocketft
+
+    ours = {"pocketft": pocketft.__version__, "commit": _commit(), **_installed(our_python())}
+    return {"pocketft": ours, **({"peers": _installed(peers)} if peers else {})}
+
+
+def today() -> str:
+    return datetime.date.today().isoformat()
+
+
+def _cpu() -> tuple[str, set[str]]:
+    """The processor's name and features, as /proc/cpuinfo tells them; elsewhere what Python knows."""
+    name: str = platform.processor() or platform.machine()
+    flags: set[str] = set()
+    path = Path("/proc/cpuinfo")
+    for line in path.read_text().splitlines() if path.exists() else ():
+        key, _, value = line.partition(":")
+        if key.strip() == "model name":
+            name = value.strip()
+        elif key.strip() in ("flags", "Features"):
+            return name, set(value.split())
+    return name, flags
+
+
+def _installed(python: str) -> dict[str, str]:
+    asked = subprocess.run([python, "-c", _ASK, json.dumps(_PACKAGES)], check=True, capture_output=True, text=True)
+    found: dict[str, str] = json.loads(asked.stdout)
+    return found
+
+
+def _commit() -> str:
+    asked = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=CHECKOUT, capture_output=True, text=True)
+    return asked.stdout.strip() or "unknown"

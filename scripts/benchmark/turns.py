@@ -1,0 +1,53 @@
+"""Contenders in turn: each once in every repeat, so that what changes on the machine changes for all."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+
+from benchmark.process import Job, Measured, measure
+from pocketft.memory.size import format_size
+
+Runs = dict[str, list[Measured]]
+
+
+def take_turns(contenders: Mapping[str, Callable[[], Job]], repeats: int) -> Runs:
+    """Contender -> one measurement per repeat. The order turns around every other time."""
+    runs: Runs = {name: [] for name in contenders}
+    for repeat in range(repeats):
+        names = list(contenders)
+        for name in names if repeat % 2 == 0 else reversed(names):
+            said = f"[{repeat + 1}/{repeats}] {name}"
+            measured = measure(contenders[name]())
+            tell_run(said, measured)
+            runs[name].append(measured)
+    return runs
+
+
+def tell_run(name: str, measured: Measured) -> None:
+    """One line on stderr for whoever waits."""
+    if not measured.ok:
+        print(f"{name}: {measured.error or 'no steps'}", file=sys.stderr, flush=True)
+        return
+    rate = "" if measured.tokens_per_s is None else f"{measured.tokens_per_s:.1f} tokens/s, "
+    print(
+        f"{name}: {rate}peak {format_size(measured.peak_bytes)}, "
+        f"anonymous {format_size(measured.anonymous_bytes or 0)}, loss {measured.loss}, {measured.wall_s:.0f} s",
+        file=sys.stderr,
+        flush=True,
+    )
+
+
+def run_records(runs: Runs) -> list[dict[str, object]]:
+    """Every single run, for the JSON."""
+    return [
+        {"repeat": repeat, **measured.to_json(), "name": name}
+        for name, list_of_runs in runs.items()
+        for repeat, measured in enumerate(list_of_runs, start=1)
+    ]
+
+
+def errors(runs: Runs) -> str:
+    """What went wrong, for the line below a table; "" where nothing did."""
+    found = {name: run.error for name, list_of_runs in runs.items() for run in list_of_runs if run.error}
+    return " ".join(f"*{name}*: {error}." for name, error in found.items())

@@ -1,0 +1,85 @@
+"""scripts/bench: what it calculates from runs, how results are merged and shown, and that it measures what it says."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from benchmark.medians import median, median_ratio, spread
+from benchmark.process import Job, measure, rate_after_first
+from benchmark.report import Section, Table, markdown, merged, page
+
+
+def test_a_failed_repeat_counts_neither_in_medians_nor_in_ratios() -> None:
+    assert median([3.0, None, 1.0]) == 2.0
+    assert median([None]) is None
+    assert median_ratio([2.0, None, 9.0], [1.0, 1.0, 3.0]) == 2.5
+    assert spread([1.0, 200.0, None]) == "1-200"
+
+
+def test_a_ratio_is_taken_within_a_repeat() -> None:
+    # The machine was half as fast in the second repeat; the ratio was the same.
+    assert median_ratio([10.0, 5.0], [5.0, 2.5]) == 2.0
+
+
+def test_the_first_step_is_not_timed() -> None:
+    steps = [{"tokens": 100, "elapsed": 60.0}, {"tokens": 200, "elapsed": 61.0}, {"tokens": 300, "elapsed": 62.0}]
+    assert rate_after_first(steps) == 100.0
+    assert rate_after_first(steps[:1]) is None
+
+
+def test_tables_line_up_and_numbers_are_set_right() -> None:
+    table = markdown(("what", "tokens/s"), [("a|b", "12"), ("longer", "")])
+    assert table.splitlines() == [
+        "| what   | tokens/s |",
+        "|--------|---------:|",
+        "| a/b    |       12 |",
+        "| longer |        — |",
+    ]
+
+
+def section(*rows: tuple[str, str]) -> Section:
+    runs = [{"name": name, "peak_bytes": 1} for name, _ in rows]
+    return Section("plans", "Plans", "About.", (Table("T", ("row", "value"), rows),), runs)
+
+
+def test_rows_measured_again_replace_only_themselves() -> None:
+    first = merged(None, section(("a", "1"), ("b", "2")), "2026-01-01")
+    second = merged(first, section(("b", "3")), "2026-01-02")
+    assert [(row["cells"], row["date"]) for row in second["tables"][0]["rows"]] == [
+        (["a", "1"], "2026-01-01"),
+        (["b", "3"], "2026-01-02"),
+    ]
+    assert [run["name"] for run in second["runs"]] == ["a", "b"]
+    assert "Measured 2026-01-01 to 2026-01-02" in page({"plans": second})
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_a_process_is_measured_from_outside(tmp_path: Path) -> None:
+    log = tmp_path / "log.jsonl"
+    lines = [{"event": "begin"}, *({"event": "step", "tokens": n, "elapsed": n, "loss": 1.0 / n} for n in (1, 3))]
+    program = f"""
+import json, time
+held = b"x" * (64 << 20)
+with open({str(log)!r}, "w") as log:
+    for line in {lines!r}:
+        log.write(json.dumps(line) + "\\n")
+        log.flush()
+        time.sleep(0.2)
+"""
+    measured = measure(Job("test", (sys.executable, "-c", program), log))
+    assert measured.ok and measured.steps == 2 and measured.loss == pytest.approx(1 / 3)
+    assert measured.tokens_per_s == 1.0
+    assert measured.anonymous_bytes is not None and measured.peak_bytes > measured.anonymous_bytes > 64 << 20
+    assert measured.ready_s is not None and measured.first_step_s is not None
+    assert measured.ready_s < measured.first_step_s < measured.wall_s
+    assert json.dumps(measured.to_json())
+
+
+def test_a_process_that_fails_says_why(tmp_path: Path) -> None:
+    program = 'import sys; print("error: no plan fits"); sys.exit(2)'
+    measured = measure(Job("test", (sys.executable, "-c", program), tmp_path / "log"))
+    assert not measured.ok
+    assert measured.error == "exit 2 error: no plan fits"
