@@ -1,9 +1,12 @@
-"""How the C library keeps the memory that tensors gave back.
+"""Giving memory back to the system: what the C library keeps of freed tensors, and code that has been run already.
 
 glibc keeps freed memory for the next allocation: quick, but its heap then has gaps, and resident memory stays above
 what is in use. With a low threshold each large tensor is mapped by itself and unmapped when freed: no gaps, at the
 price of zeroing pages anew. Measured on SmolLM2-135M at 512 tokens: peak 30-60 MB lower, a tenth slower. Other C
 libraries are left as they are.
+
+Code counts as resident once it has been touched, and importing touches 75 MB of it that training never runs again. Its
+pages are clean copies of files: dropped, they come back one by one where they are needed.
 """
 
 from __future__ import annotations
@@ -11,8 +14,10 @@ from __future__ import annotations
 import ctypes
 import gc
 import sys
+from collections.abc import Iterator
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # names of glibc's malloc.h
+_MADV_DONTNEED = 4  # of Linux's mman.h
 _LARGE_BYTES = 1 << 20
 
 
@@ -21,6 +26,30 @@ def release_freed_memory() -> None:
     gc.collect()
     if trim := _glibc("malloc_trim"):
         trim(0)
+
+
+def release_code() -> None:
+    """Drop the resident pages of program code. Linux only; elsewhere nothing happens."""
+    madvise = _glibc("madvise")
+    if not madvise:
+        return
+    madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+    for start, stop in _clean_code():
+        madvise(start, stop - start, _MADV_DONTNEED)
+
+
+def _clean_code() -> Iterator[tuple[int, int]]:
+    """Address ranges of executable file mappings in which no page has been written: a debugger writes there."""
+    start = stop = 0
+    with open("/proc/self/smaps", encoding="utf-8", errors="surrogateescape") as lines:
+        for line in lines:
+            field, _, rest = line.partition(" ")
+            if not field.endswith(":"):
+                words = rest.split()
+                executable = words[0] == "r-xp" and len(words) > 4 and words[4].startswith("/")
+                start, stop = (int(end, 16) for end in field.split("-")) if executable else (0, 0)
+            elif field == "Anonymous:" and start and int(rest.split()[0]) == 0:
+                yield start, stop
 
 
 def map_large_tensors() -> None:

@@ -24,7 +24,7 @@ from pocketft.engine.loss import LossTiles
 from pocketft.engine.residency import Residence
 from pocketft.engine.weights import WeightSource
 from pocketft.errors import CapTooSmall
-from pocketft.memory.allocator import release_freed_memory
+from pocketft.memory.allocator import release_code, release_freed_memory
 from pocketft.memory.footprint import Footprint, measure_footprint
 from pocketft.memory.meter import rss_bytes
 from pocketft.memory.profile import MachineProfile
@@ -159,6 +159,7 @@ class _Maker:
         self.ends_bytes = sum(source.block_spec(name).nbytes for name in ends)
         self.footprint(self.micro_batches()[0])  # imports the model's code, which then counts as what it is
         release_freed_memory()  # of whatever this process did before
+        release_code()
         self.imports_bytes = rss_bytes()
 
     @property

@@ -20,6 +20,7 @@ from typing import Any
 
 from pocketft.errors import PocketftError
 from pocketft.files import sha256_of, storage_errors
+from pocketft.libraries import load_libraries
 from pocketft.models.location import locked
 from pocketft.models.source import SourceBlock, SourceTensor, empty_model, into_blocks
 
@@ -154,6 +155,7 @@ def _stop(number: int, frame: object) -> None:
 def main() -> None:
     signal.signal(signal.SIGTERM, _stop)
     sys.stdout = sys.stderr  # what libraries print must not come between the events
+    load_libraries()
     job = json.loads(sys.stdin.readline())
     try:
         prepare(job, _tell)

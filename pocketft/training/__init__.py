@@ -3,3 +3,7 @@
 `session` is the one place where recipe, data, model, plan and loop meet. How a step is computed is the engine's
 business.
 """
+
+from pocketft.libraries import load_libraries
+
+load_libraries()

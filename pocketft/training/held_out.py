@@ -12,6 +12,7 @@ from pocketft.training.events import Reporter
 from pocketft.training.step_order import micro_batch_rows
 from pocketft.training.trainable import Trainable
 
+_ONCE = 200  # steps whose share of the time an evaluation may take that is not repeated
 _SMALLEST_SAMPLE = 32  # rows; below this the mean says little
 
 
@@ -19,9 +20,9 @@ def rows_to_score(n_rows: int, rows_per_step: int, eval_steps: int) -> list[int]
     """Which held-out rows are scored every `eval_steps` optimizer steps: all, or as many, evenly spread, as keep
     evaluation near a tenth of the training time (a forward pass costs a third of a step's).
 
-    0 `eval_steps` scores all: that happens once.
+    0 `eval_steps` means before the first and after the last step; a large corpus holds out more than is worth the wait.
     """
-    most = max(_SMALLEST_SAMPLE, eval_steps * rows_per_step // 3) if eval_steps else n_rows
+    most = max(_SMALLEST_SAMPLE, (eval_steps or _ONCE) * rows_per_step // 3)
     if n_rows <= most:
         return list(range(n_rows))
     return [index * n_rows // most for index in range(most)]
