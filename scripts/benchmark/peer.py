@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from typing import Any
@@ -42,7 +41,7 @@ def train_with_trl(job: dict[str, Any], tell: Tell) -> None:
     quantized = job["kind"] == "trl-qlora"
     rows = np.load(job["rows"])
     arguments = SFTConfig(
-        output_dir=tempfile.mkdtemp(),
+        output_dir=job["log"] + ".output",
         per_device_train_batch_size=1,
         gradient_accumulation_steps=job["rows_per_step"],
         max_steps=job["steps"],

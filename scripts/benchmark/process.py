@@ -188,7 +188,9 @@ def rate_after_first(steps: Sequence[dict[str, Any]]) -> float | None:
 def _last_words(code: int, said: str) -> str:
     lines = [line.strip() for line in said.strip().splitlines() if line.strip()]
     told = [line for line in lines if line.startswith("error:")] or lines[-1:]
-    how = f"killed by signal {-code}" if code < 0 else f"exit {code}"
+    if code < 0:
+        return f"killed by signal {-code}"
+    how = f"exit {code}"
     return " ".join([how, *told[-1:]])[:400].replace(str(CHECKOUT), "").replace(os.path.expanduser("~"), "~")
 
 

@@ -6,6 +6,7 @@ A section is measured by itself and replaces what it measured before; measured i
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,7 @@ from benchmark.places import DOCS
 from pocketft.files import write_json, write_text
 from pocketft.memory.size import format_size
 
+_NUMBER = re.compile(r"[<>] ?\d.*|—|\d[\d.,-]*( ?[KMGT]?B| s)?|\d+ of \d+")
 _ORDER = ("compare", "prediction", "plans", "cap", "shapes")
 _HEAD = """# Measured
 
@@ -124,7 +126,7 @@ def markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     cells = [[_cell(cell) for cell in row] for row in rows]
     widths = [max(3, *(len(row[index]) for row in [list(columns), *cells])) for index in range(len(columns))]
     right = [
-        index > 0 and all(not row[index] or row[index][0] in "0123456789<>-—" for row in cells)
+        index > 0 and all(not row[index] or _NUMBER.fullmatch(row[index]) for row in cells)
         for index in range(len(columns))
     ]
     lines = [
