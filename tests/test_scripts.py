@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-SCRIPTS = ("scripts/demo", "scripts/test", "scripts/environment.sh", ".ci/run")
+SCRIPTS = ("scripts/demo", "scripts/test", "scripts/bench", "scripts/environment.sh", ".ci/run")
 pytestmark = pytest.mark.skipif(shutil.which("bash") is None, reason="shell scripts")
 
 

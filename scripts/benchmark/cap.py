@@ -17,7 +17,7 @@ from benchmark.process import Job, Measured, measure
 from benchmark.random_model import ensure_model
 from benchmark.report import Section, Table
 from benchmark.search import smallest_passing
-from benchmark.smallest import smallest_memory
+from benchmark.smallest import NoPlan, smallest_memory
 from benchmark.text import Prepared, Task, prepare
 from benchmark.turns import tell_run
 
@@ -72,7 +72,10 @@ def _squeeze(case: Case, group: Group, within: int, options: Options) -> tuple[t
     """The row of one case, and the record of its trials."""
     ensure_model(case.task.model)
     prepared = prepare(case.task)
-    make, python, memory = _runner(case, prepared, options)
+    try:
+        make, python, memory = _runner(case, prepared, options)
+    except NoPlan as why:
+        return (case.label, *goals(case.label), str(why), *[""] * 5), {"name": case.label, "error": str(why)}
     free = measure(make())
     tell_run(f"{case.label}, no limit", free)
     trials = _Trials(case, make, python, group, timeout_s=_PATIENCE * free.wall_s + 60)

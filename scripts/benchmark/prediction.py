@@ -9,10 +9,10 @@ from benchmark.goals import goals
 from benchmark.jobs import planned_job
 from benchmark.medians import spread
 from benchmark.options import Options
-from benchmark.process import Measured, measure
+from benchmark.process import Measured, failed, measure
 from benchmark.random_model import ensure_model
 from benchmark.report import Section, Table
-from benchmark.smallest import smallest_memory
+from benchmark.smallest import NoPlan, smallest_memory
 from benchmark.text import Prepared, Task, prepare
 from benchmark.turns import tell_run
 
@@ -78,7 +78,10 @@ def prediction(options: Options) -> Section:
 def _measured(cell: Cell, steps: int) -> Measured:
     ensure_model(cell.model)
     prepared: Prepared = prepare(Task(cell.model, cell.seq_length, cell.rows, steps))
-    memory = cell.memory or smallest_memory(prepared)
+    try:
+        memory = cell.memory or smallest_memory(prepared)
+    except NoPlan as why:
+        return failed(cell.name, str(why))
     among = {} if cell.residence is None else {"residence": cell.residence}
     measured = measure(planned_job(cell.name, prepared, memory, among))
     tell_run(cell.name, measured)

@@ -64,6 +64,11 @@ class Measured:
         return {name: value for name, value in vars(self).items() if name != "events"}
 
 
+def failed(name: str, why: str) -> Measured:
+    """Of a run that could not even begin."""
+    return Measured(name, ok=False, wall_s=0.0, peak_bytes=0, anonymous_bytes=None, error=why)
+
+
 def measure(job: Job, limits: Sequence[Path] = (), timeout_s: float = 3600.0) -> Measured:
     """Run the job to its end. `limits`: files of control groups (`cgroup.procs`) that it enters before it starts."""
     job.log.unlink(missing_ok=True)

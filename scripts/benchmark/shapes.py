@@ -9,10 +9,10 @@ from benchmark.goals import goals
 from benchmark.jobs import our_job
 from benchmark.medians import median, spread
 from benchmark.options import Options
-from benchmark.process import Measured, measure
+from benchmark.process import Measured, failed, measure
 from benchmark.random_model import ensure_model
 from benchmark.report import Section, Table
-from benchmark.smallest import smallest_memory
+from benchmark.smallest import NoPlan, smallest_memory
 from benchmark.text import Task, prepare
 from benchmark.turns import tell_run
 
@@ -77,7 +77,10 @@ def _measured(case: Case, options: Options) -> list[Measured]:
         else Task(case.task.model, case.task.seq_length, case.task.rows, options.steps)
     )
     prepared = prepare(task)
-    memory = smallest_memory(prepared) if case.memory == "smallest" else case.memory
+    try:
+        memory = smallest_memory(prepared) if case.memory == "smallest" else case.memory
+    except NoPlan as why:
+        return [failed(case.name, str(why))]
     runs = []
     for _ in range(options.repeats or 1):
         runs.append(measure(our_job(case.name, prepared, memory)))

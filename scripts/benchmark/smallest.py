@@ -9,11 +9,16 @@ from benchmark.jobs import our_arguments
 from benchmark.places import CHECKOUT, environment, our_python
 from benchmark.text import Prepared
 
+
+class NoPlan(Exception):
+    """pocketft finds no plan, in its own words."""
+
+
 _ADVICE = re.compile(r"use --memory (\d+)MB")
 
 
 def smallest_memory(prepared: Prepared) -> str:
-    """As `--memory` takes it. Raises SystemExit where there is no plan at any size, with pocketft's own words."""
+    """As `--memory` takes it. Raises NoPlan where there is none at any size."""
     megabytes = 64
     for _ in range(8):
         said = _plan(prepared, f"{megabytes}MB")
@@ -21,9 +26,9 @@ def smallest_memory(prepared: Prepared) -> str:
             return f"{megabytes}MB"
         advice = _ADVICE.search(said)
         if advice is None:
-            raise SystemExit(f"error: no plan for {prepared.task.name}: {said.strip()}")
+            raise NoPlan(said.strip().splitlines()[-1] if said.strip() else "no plan")
         megabytes = max(int(advice[1]), megabytes + 10)
-    raise SystemExit(f"error: pocketft's advice for {prepared.task.name} leads nowhere: {said}")
+    raise NoPlan("pocketft's own advice leads to no plan")
 
 
 def _plan(prepared: Prepared, memory: str) -> str | None:
