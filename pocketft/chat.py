@@ -27,9 +27,10 @@ from pocketft.data.tokenizer import TextTokenizer, load_text_tokenizer
 from pocketft.data.tokenizer_files import chat_template_source
 from pocketft.engine.model import EngineModel
 from pocketft.errors import AdapterError, UsageError
-from pocketft.memory.guard import Guard, hard_limit
+from pocketft.memory.guard import hard_limit
 from pocketft.memory.planner import Workload
 from pocketft.training.evaluate import read_adapter, run_recipe
+from pocketft.training.planned_model import PlannedModel
 from pocketft.training.preparation import Base, build_planned, choose_plan, find_device, open_base
 from pocketft.training.run_folder import read_info
 
@@ -55,7 +56,7 @@ def open_chat(run: Path, cap_bytes: int) -> ChatSession:
     recipe = run_recipe(run, read_info(run))
     config, state = read_adapter(run)
     device = find_device("auto")
-    base = open_base(recipe.model.name, recipe.model.quantization, lambda event: None)
+    base = open_base(recipe.model.name, recipe.model.quantization, lambda event: None, cap_bytes)
     tokenizer = load_text_tokenizer(base.model.config_dir)
     work = Workload(
         1,
@@ -70,15 +71,14 @@ def open_chat(run: Path, cap_bytes: int) -> ChatSession:
     lora: Any = config
     plan = choose_plan(base, lora, work, cap_bytes, device)
     with hard_limit(cap_bytes):
-        model, _ = build_planned(base, lora, plan, device, seed=0)
+        model, planned = build_planned(base, lora, plan, device, seed=0)
         try:
             model.load_adapter_state(state)
         except ValueError as error:
             model.close()
             raise AdapterError(f"{run}: {error}; name a run that belongs to {base.public_name}") from error
     source = chat_template_source(base.model.config_dir) or plain_template(tokenizer)
-    guard = Guard(cap_bytes, plan.rise_bytes)
-    return ChatSession(model, tokenizer, ChatTemplate(source, tokenizer), _stop_tokens(base, tokenizer), guard)
+    return ChatSession(model, planned, tokenizer, ChatTemplate(source, tokenizer), _stop_tokens(base, tokenizer))
 
 
 class ChatSession:
@@ -87,14 +87,14 @@ class ChatSession:
     def __init__(
         self,
         model: EngineModel,
+        planned: PlannedModel,
         tokenizer: TextTokenizer,
         template: ChatTemplate,
         stop_tokens: Sequence[int],
-        guard: Guard,
     ) -> None:
         self.use_adapter = True
-        self._model, self._tokenizer, self._template = model, tokenizer, template
-        self._stop_tokens, self._guard = list(stop_tokens), guard
+        self._model, self._planned = model, planned
+        self._tokenizer, self._template, self._stop_tokens = tokenizer, template, list(stop_tokens)
         self._turns: list[Turn] = []
         torch.manual_seed(_SEED)
 
@@ -126,9 +126,9 @@ class ChatSession:
                 raise UsageError(f"that message has {len(ids)} tokens; the limit is {_CONTEXT_TOKENS - _ANSWER_TOKENS}")
             turns = turns[2:]
 
-    @property
-    def guard(self) -> Guard:
-        return self._guard
+    def check_memory(self) -> None:
+        """Between two tokens. Raises MemoryCapError where the next would cross the cap."""
+        self._planned.check_between_blocks()
 
     def _pieces(self, prompt: list[int]) -> Iterator[str]:
         generation = _Generation(self, prompt)
@@ -159,7 +159,7 @@ class ChatSession:
         ids = torch.tensor([prompt], device=self._model.device)
         adapter = nullcontext() if self.use_adapter else self._model.adapter_disabled()
         model: Any = self._model.model
-        with torch.inference_mode(), adapter, hard_limit(self._guard.cap_bytes):
+        with torch.inference_mode(), adapter, hard_limit(self._planned.plan.cap_bytes):
             model.generate(
                 input_ids=ids,
                 attention_mask=torch.ones_like(ids),
@@ -176,7 +176,7 @@ class _Generation(BaseStreamer):
         self._tokens: queue.Queue[int | BaseException | None] = queue.Queue()
         self._stopped = threading.Event()
         self._prompt_seen = False
-        self._guard = session.guard
+        self._check_memory = session.check_memory
         self._thread = threading.Thread(target=self._run, args=(session, prompt), daemon=True)
         self._thread.start()
 
@@ -196,7 +196,7 @@ class _Generation(BaseStreamer):
             return
         for token in value.flatten().tolist():
             self._tokens.put(token)
-        self._guard.check()
+        self._check_memory()
 
     def end(self) -> None:
         pass  # told by the end of the thread, which comes whatever happens

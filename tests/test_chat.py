@@ -42,7 +42,6 @@ def home(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("POCKETFT_HOME", str(run.parent / "home"))
 
 
-
 def answer(session: ChatSession, *, use_adapter: bool) -> str:
     session.reset()
     session.use_adapter = use_adapter

@@ -19,6 +19,8 @@ FLOOR = {
     "training": 3,
     "adapters": 3,
     "models": 2,
+    "child": 2,
+    "libraries": 0,
     "data": 2,
     "memory": 2,
     "recipe": 2,
@@ -28,7 +30,14 @@ FLOOR = {
     "files": 0,
     "errors": 0,
 }
-BESIDE = {("recipe", "recipe_text"), ("recipe", "memory"), ("files", "errors")}
+BESIDE = {
+    ("recipe", "recipe_text"),
+    ("recipe", "memory"),
+    ("files", "errors"),
+    ("models", "child"),
+    ("data", "child"),
+    ("child", "memory"),
+}
 
 # What `pocketft --help` must not wait for.
 HEAVY = {

@@ -104,10 +104,7 @@ def eval_words(event: Event) -> str:
 
 
 def memory_words(event: Event) -> str:
-    if event.get("message"):
-        return f"memory: {event['message']}"
-    details = ", ".join(f"{name} {value}" for name, value in event.items() if name != "event")
-    return f"memory: plan changed ({details})"
+    return f"memory: {event['action']} ({format_size(event['rss'])} of {format_size(event['cap'])} in use)"
 
 
 def _progress_words(event: Event) -> str:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pocketft.data.child import Report, run_preparation
+from pocketft.child import Report, Task, run_in_child
 from pocketft.data.documents import ReadReport
 from pocketft.data.layout import (
     LOSS_BIT,
@@ -33,12 +33,15 @@ from pocketft.data.layout import (
 )
 from pocketft.data.sources import check_paths, content_fingerprint, find_files
 from pocketft.data.tokenizer_files import tokenizer_fingerprint
-from pocketft.errors import UsageError
+from pocketft.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     from pocketft.engine.batch import MicroBatch
 
 IGNORE = -100
+_READING = Task(
+    "pocketft.data.prepare", "reading the text", DataError, "please report this with the kind of file it was"
+)
 _OF_READING = (
     "characters",
     "damaged",
@@ -148,9 +151,14 @@ class PreparedData:
 
 
 def prepare_dataset(
-    paths: Sequence[Path], tokenizer_dir: Path, settings: DataSettings, cache_dir: Path, report: Report
+    paths: Sequence[Path],
+    tokenizer_dir: Path,
+    settings: DataSettings,
+    cache_dir: Path,
+    report: Report,
+    cap_bytes: int | None = None,
 ) -> PreparedData:
-    """Rows from files and folders, from the cache where it has them.
+    """Rows from files and folders, from the cache where it has them; else read by a process inside `cap_bytes`.
 
     Raises UsageError for a path that does not exist and DataError where there is nothing to learn from. Notices and
     progress go to `report`.
@@ -165,7 +173,8 @@ def prepare_dataset(
     of_rows = rows_key(of_tokens, settings)
     prepared = _open(cache_dir, of_tokens, of_rows)
     if prepared is None:
-        run_preparation(
+        run_in_child(
+            _READING,
             {
                 "paths": [str(path) for path in paths],
                 "tokenizer_dir": str(tokenizer_dir),
@@ -174,6 +183,7 @@ def prepare_dataset(
                 "tokens_key": of_tokens,
                 "rows_key": of_rows,
                 "total_bytes": total_bytes,
+                "cap_bytes": cap_bytes,
             },
             report,
         )

@@ -1,37 +1,36 @@
 """The process that reads and tokenizes, apart from the one that trains: its memory is given back when it ends.
 
-Gets its job as one JSON object on stdin; answers with events as JSON lines on stdout, the last of them "prepared" or
-"failed". Run as `python -m pocketft.data.prepare`.
+`child.py` is its connection to the one that trains. Run as `python -m pocketft.data.prepare`.
 """
 
 from __future__ import annotations
 
-import json
-import signal
-import sys
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from pocketft.child import Report, serve
 from pocketft.data.documents import Document, ReadReport
 from pocketft.data.layout import DataSettings, prune, read_summary, rows_folder, tokens_folder
 from pocketft.data.sources import SourceFile
-from pocketft.errors import DataError, PocketftError
+from pocketft.errors import DataError
 from pocketft.files import atomic_folder
 
 PROGRESS_EVERY_S = 0.2
 
 
-def prepare(job: dict[str, Any]) -> None:
-    """Build what is missing of one prepared data set. The job: see `child.run_preparation`."""
+def prepare(job: dict[str, Any], tell: Report) -> None:
+    """Build what is missing of one prepared data set. `job`: paths, tokenizer_dir, cache_dir (absolute), settings,
+    tokens_key, rows_key, total_bytes.
+    """
     cache_dir = Path(job["cache_dir"])
     settings = DataSettings(**job["settings"])
     tokens = tokens_folder(cache_dir, job["tokens_key"])
     summary = read_summary(tokens)
     if summary is None:
         with atomic_folder(tokens) as folder:
-            _tokenize(job, settings, folder)
+            _tokenize(job, settings, folder, tell)
         summary = read_summary(tokens)
         assert summary is not None
     from pocketft.data.rows import write_rows
@@ -41,14 +40,14 @@ def prepare(job: dict[str, Any]) -> None:
     prune(cache_dir)
 
 
-def _tokenize(job: dict[str, Any], settings: DataSettings, folder: Path) -> None:
+def _tokenize(job: dict[str, Any], settings: DataSettings, folder: Path, tell: Report) -> None:
     # The tokenizer is loaded after the settings are known to need it; reading alone stays under 30 MB.
     from pocketft.data.reading import read
     from pocketft.data.tokens import write_tokens
 
     report = ReadReport()
     paths = [Path(path) for path in job["paths"]]
-    progress = _Progress(job["total_bytes"])
+    progress = _Progress(job["total_bytes"], tell)
     documents = read(paths, settings, report, progress.files)
     write_tokens(progress.documents(documents), Path(job["tokenizer_dir"]), folder, report)
     summary = read_summary(folder)
@@ -62,8 +61,8 @@ def _tokenize(job: dict[str, Any], settings: DataSettings, folder: Path) -> None
 class _Progress:
     """Bytes read so far. Inside a long file, characters stand for bytes."""
 
-    def __init__(self, total_bytes: int) -> None:
-        self._total = total_bytes
+    def __init__(self, total_bytes: int, report: Report) -> None:
+        self._total, self._report = total_bytes, report
         self._before = self._in_file = self._size = 0
         self._told_s = 0.0
 
@@ -85,31 +84,11 @@ class _Progress:
     def _tell(self) -> None:
         self._told_s = time.monotonic()
         done = self._before + min(self._in_file, self._size)
-        _tell({"event": "progress", "task": "reading", "done": done, "total": self._total, "unit": "B"})
-
-
-def _tell(event: dict[str, Any]) -> None:
-    sys.stdout.write(json.dumps(event) + "\n")
-    sys.stdout.flush()
-
-
-def _stop(number: int, frame: object) -> None:
-    raise SystemExit(128 + number)  # unwinds, so that temporary files go
+        self._report({"event": "progress", "task": "reading", "done": done, "total": self._total, "unit": "B"})
 
 
 def main() -> None:
-    signal.signal(signal.SIGTERM, _stop)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides, and sends SIGTERM
-    try:
-        prepare(json.loads(sys.stdin.readline()))
-    except PocketftError as error:
-        _tell({"event": "failed", "kind": type(error).__name__, "message": str(error)})
-    except MemoryError:
-        _tell({"event": "failed", "kind": "DataError", "message": "not enough memory to read the text"})
-    except BrokenPipeError:  # the parent is gone: nobody wants the result
-        raise SystemExit(1) from None
-    else:
-        _tell({"event": "prepared"})
+    serve("reading the text", prepare)
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from pocketft.engine.packed import PackedTensor, dequantize
 from pocketft.engine.weights import WeightSource
 
 Residence = Literal["dense", "packed", "streamed"]
+RESIDENCES: tuple[Residence, ...] = ("dense", "packed", "streamed")
 
 
 @dataclass(frozen=True)
@@ -69,9 +70,10 @@ class BlockResidency:
         self._in_scratch: int | None = None
         self._sweeping = False
         self._reading: tuple[int, Future[dict[str, PackedTensor]]] | None = None
-        self._reader = ThreadPoolExecutor(1, "pocketft-read") if "streamed" in residences else None
-        self._buffer = self._new_buffer()
-        self._scratch = self._new_scratch()
+        self._reader: ThreadPoolExecutor | None = None
+        self._buffer = torch.empty(0, dtype=torch.uint8)
+        self._scratch = torch.empty(0, dtype=dtype, device=device)
+        self._make_room()
         for index, residence in enumerate(self.residences):
             self._load(index, residence)
 
@@ -86,6 +88,25 @@ class BlockResidency:
             self._in_scratch = index
         if upcoming is not None and upcoming != index and self.residences[upcoming] == "streamed":
             self._prefetch(upcoming)
+
+    def move(self, index: int, residence: Residence) -> None:
+        """Let block `index` live elsewhere from now on. Between blocks only: the one in the scratch loses its weights,
+        and what is needed of the moved one is read from the source again.
+        """
+        self._unbind_scratch()
+        self._unbind(index)
+        self._packed.pop(index, None)
+        self.residences[index] = residence
+        self._make_room()
+        self._load(index, residence)
+
+    def dense_bytes(self) -> tuple[int, ...]:
+        """Of each block's matrices, once dequantized."""
+        return tuple(block.elements * self._dtype.itemsize for block in self._blocks)
+
+    def packed_bytes(self) -> tuple[int, ...]:
+        """Of each block as the source keeps it."""
+        return tuple(self._source.block_spec(block.name).nbytes for block in self._blocks)
 
     def sweep(self, order: Sequence[int]) -> Iterator[int]:
         """Yield block indices in `order`, each bound while it is current."""
@@ -143,20 +164,27 @@ class BlockResidency:
 
     def _unbind_scratch(self) -> None:
         if self._in_scratch is not None:
-            for weights in self._blocks[self._in_scratch].groups:
-                weights.group.weight = None
+            self._unbind(self._in_scratch)
+            self._in_scratch = None
+
+    def _unbind(self, index: int) -> None:
+        for weights in self._blocks[index].groups:
+            weights.group.weight = None
 
     def _on_device(self, packed: Mapping[str, PackedTensor]) -> dict[str, PackedTensor]:
         return {name: tensor.to(self._device) for name, tensor in packed.items()}
 
-    def _new_buffer(self) -> Tensor | None:
-        sizes = [self._source.block_spec(self._blocks[i].name).nbytes for i in self._indices("streamed")]
-        return torch.empty(max(sizes), dtype=torch.uint8) if sizes else None
-
-    def _new_scratch(self) -> Tensor:
-        shared = self._indices("packed") + self._indices("streamed")
-        elements = max((self._blocks[i].elements for i in shared), default=0)
-        return torch.empty(elements, dtype=self._dtype, device=self._device)
-
-    def _indices(self, residence: Residence) -> list[int]:
-        return [i for i, r in enumerate(self.residences) if r == residence]
+    def _make_room(self) -> None:
+        """What the blocks that are not dense share: the scratch, and for streamed ones the buffer and its reader."""
+        elements = max(
+            (b.elements for b, r in zip(self._blocks, self.residences, strict=True) if r != "dense"), default=0
+        )
+        if elements > len(self._scratch):
+            self._scratch = torch.empty(0, dtype=self._dtype, device=self._device)  # the smaller one goes first
+            self._scratch = torch.empty(elements, dtype=self._dtype, device=self._device)
+        streamed = (b.name for b, r in zip(self._blocks, self.residences, strict=True) if r == "streamed")
+        nbytes = max((self._source.block_spec(name).nbytes for name in streamed), default=0)
+        if nbytes > len(self._buffer):
+            self._buffer = torch.empty(nbytes, dtype=torch.uint8)  # a read under way keeps the one before
+        if nbytes and self._reader is None:
+            self._reader = ThreadPoolExecutor(1, "pocketft-read")

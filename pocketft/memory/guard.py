@@ -1,7 +1,8 @@
-"""Keeps the promise while a run goes on: looks at the meter between blocks and stops the run before the cap is crossed.
+"""Keeps the promise while a run goes on: looks at the meter between blocks and says how much is missing before the cap
+is crossed. What to do about it is the business of whoever knows the plan (`shrink.py`).
 
 Also asks the operating system for a hard limit where it has one, so that an allocation that would go too far fails as
-a Python exception instead of the process being killed. Knows the meter and a plan's figures; nothing of models.
+a Python exception instead of the process being killed. Knows the meter and the cap; nothing of plans or models.
 """
 
 from __future__ import annotations
@@ -11,49 +12,61 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from pocketft.errors import MemoryCapError
-from pocketft.memory.allocator import map_large_tensors, release_freed_memory
+from pocketft.memory.allocator import map_large_tensors, release_code, release_freed_memory
 from pocketft.memory.meter import peak_rss_bytes, rss_bytes
 from pocketft.memory.size import format_size
 
 # Address space that is reserved and hardly touched counts against RLIMIT_DATA: stacks of threads that start later.
 _UNTOUCHED_BYTES = 64 << 20
 _NEAR = 0.95  # of the cap: a peak beyond it turns on frugality before the next one can be higher
+_ADVICE = "give a larger --memory or a smaller --set data.max_seq_length"
 
 
 class Guard:
-    """`rise_bytes` is the most that resident memory grows between two looks."""
-
-    def __init__(self, cap_bytes: int, rise_bytes: int) -> None:
-        self.cap_bytes, self.rise_bytes = cap_bytes, rise_bytes
+    def __init__(self, cap_bytes: int) -> None:
+        self.cap_bytes = cap_bytes
         self._frugal = False
         self._earlier_peak_bytes = peak_rss_bytes()  # of what this process did before, which is not to be undone
 
-    def check(self) -> None:
-        """Raises MemoryCapError if what comes next might not fit, or if the cap was crossed since the last look.
-
-        Where little is left, freed memory goes back to the system first, and from then on at once.
+    def is_tight(self, coming_bytes: int) -> bool:
+        """Whether the cap is near, or would be crossed by `coming_bytes` more. Raises MemoryCapError if it was crossed
+        since the last look: a crossing is never passed in silence.
         """
         peak = peak_rss_bytes()
-        if peak > max(self.cap_bytes, self._earlier_peak_bytes):
-            raise MemoryCapError(
-                f"{format_size(peak)} were in use, more than the cap of {format_size(self.cap_bytes)}; give a larger "
-                "--memory or a smaller --set data.max_seq_length"
-            )
-        if (
-            peak <= max(_NEAR * self.cap_bytes, self._earlier_peak_bytes)
-            and rss_bytes() + self.rise_bytes <= self.cap_bytes
-        ):
-            return
-        if not self._frugal or rss_bytes() + self.rise_bytes > self.cap_bytes:
-            self._frugal = True
-            map_large_tensors()
+        if self.is_crossed:
+            raise MemoryCapError(f"{format_size(peak)} were in use, more than the cap of {self._cap}; {_ADVICE}")
+        near = peak > max(_NEAR * self.cap_bytes, self._earlier_peak_bytes)
+        return near or rss_bytes() + coming_bytes > self.cap_bytes
+
+    def be_frugal(self) -> bool:
+        """Freed memory goes back to the system, and from now on at once. False where that is so already."""
+        if self._frugal:
+            return False
+        self._frugal = True
+        map_large_tensors()
+        release_freed_memory()
+        release_code()
+        return True
+
+    def missing_bytes(self, coming_bytes: int) -> int:
+        """How much more than the cap would be in use with `coming_bytes` more, all freed memory given back."""
+        if rss_bytes() + coming_bytes > self.cap_bytes:
             release_freed_memory()
-        now = rss_bytes()
-        if now + self.rise_bytes > self.cap_bytes:
-            raise MemoryCapError(
-                f"{format_size(now)} of {format_size(self.cap_bytes)} are in use and the next block may need "
-                f"{format_size(self.rise_bytes)} more; give a larger --memory or a smaller --set data.max_seq_length"
-            )
+        return max(0, rss_bytes() + coming_bytes - self.cap_bytes)
+
+    def refusal(self, coming_bytes: int) -> MemoryCapError:
+        return MemoryCapError(
+            f"{format_size(rss_bytes())} of {self._cap} are in use and the next block may need "
+            f"{format_size(coming_bytes)} more; {_ADVICE}"
+        )
+
+    @property
+    def is_crossed(self) -> bool:
+        return peak_rss_bytes() > max(self.cap_bytes, self._earlier_peak_bytes)
+
+    @property
+    def _cap(self) -> str:
+        return format_size(self.cap_bytes)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -64,21 +77,26 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 @contextmanager
 def hard_limit(cap_bytes: int) -> Iterator[None]:
+    """As `data_limit`, and an allocation that fails for it is turned into a MemoryCapError."""
+    try:
+        with data_limit(cap_bytes):
+            yield
+    except (MemoryError, RuntimeError) as error:
+        if is_out_of_memory(error):
+            raise MemoryCapError(
+                f"an allocation would have crossed the cap of {format_size(cap_bytes)}; {_ADVICE}"
+            ) from error
+        raise
+
+
+@contextmanager
+def data_limit(cap_bytes: int) -> Iterator[None]:
     """While open, private memory and the libraries' pages together cannot pass the cap by more than 64 MB: RLIMIT_DATA,
     where there is one.
-
-    An allocation that fails for it is turned into a MemoryCapError.
     """
     previous = _lower_data_limit(cap_bytes)
     try:
         yield
-    except (MemoryError, RuntimeError) as error:
-        if is_out_of_memory(error):
-            raise MemoryCapError(
-                f"an allocation would have crossed the cap of {format_size(cap_bytes)}; give a larger --memory or a "
-                "smaller --set data.max_seq_length"
-            ) from error
-        raise
     finally:
         if previous is not None:
             import resource

@@ -12,7 +12,7 @@ Knows sizes and rates (`footprint.py`, `throughput.py`); reads no weight and no 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -21,7 +21,7 @@ from peft import LoraConfig
 from transformers import PretrainedConfig
 
 from pocketft.engine.loss import LossTiles
-from pocketft.engine.residency import Residence
+from pocketft.engine.residency import RESIDENCES, Residence
 from pocketft.engine.weights import WeightSource
 from pocketft.errors import CapTooSmall
 from pocketft.memory.allocator import release_code, release_freed_memory
@@ -38,10 +38,12 @@ _FIRST_USE_BYTES = 96 << 20
 _TIGHT_SLOWER = 1.1
 _RISE = 1.5  # what kernels take for themselves while they run is not among the tensors that are counted
 _SPILL_S_PER_BYTE = 2.5e-9  # written to the page cache and read back
-_SPILL = (False, True) if hasattr(os, "preadv") else (False,)
-_FRUGALITY = [(tight, spill) for tight in (False, True) for spill in _SPILL]  # tight allocator, inputs in a file
+CAN_SPILL = hasattr(os, "preadv")
+_FRUGALITY = [
+    (tight, spill) for tight in (False, True) for spill in ((False, True) if CAN_SPILL else (False,))
+]  # tight allocator, inputs in a file
 _SURE = 0.95  # of the cap may be planned for: predictions are right to a few percent, and the cap is a promise
-_TILES = (LossTiles(4096, 512), LossTiles(2048, 256), LossTiles(1024, 128), LossTiles(256, 64))
+TILES = (LossTiles(4096, 512), LossTiles(2048, 256), LossTiles(1024, 128), LossTiles(256, 64))
 _ENOUGH_TOKENS = 512  # a product of fewer rows does not reach the machine's rate
 
 
@@ -68,8 +70,8 @@ class Workload:
 
 @dataclass(frozen=True)
 class Plan:
-    """How to train, and what that is predicted to cost. `rise_bytes` is the most that memory grows between two looks of
-    the guard.
+    """How to train, and what that is predicted to cost. `rises` are what a block, the loss and the graphs kept of one
+    block take for a while.
     """
 
     micro_batch: int
@@ -80,7 +82,7 @@ class Plan:
     components: dict[str, int]
     tight_allocator: bool
     spill_inputs: bool
-    rise_bytes: int
+    rises: dict[str, int]
     cap_bytes: int
     tokens_per_s: float
     total_s: float
@@ -90,12 +92,22 @@ class Plan:
         return sum(self.components.values())
 
     @property
+    def rise_bytes(self) -> int:
+        """The most that memory grows between two looks of the guard."""
+        return int(_RISE * max(self.rises["block"], self.rises["loss"])) + self.rises["kept"]
+
+    @property
+    def held_bytes(self) -> int:
+        """What gathers in the course of a step and is gone at its end."""
+        return self.components["block_inputs"] + self.components["kept_graphs"]
+
+    @property
     def dtype(self) -> torch.dtype:
         return torch.bfloat16 if self.compute_dtype == "bfloat16" else torch.float32
 
     @property
     def choice(self) -> str:
-        kinds = {kind: self.residences.count(kind) for kind in ("dense", "packed", "streamed")}
+        kinds = {kind: self.residences.count(kind) for kind in RESIDENCES}
         weights = ", ".join(f"{count} {kind}" for kind, count in kinds.items() if count)
         again = len(self.residences) - self.kept_blocks
         allocator = "; memory given back at once" if self.tight_allocator else ""
@@ -108,10 +120,19 @@ class Plan:
     def to_json(self) -> dict[str, Any]:
         return {
             **asdict(replace(self, residences=())),
-            "residences": {kind: self.residences.count(kind) for kind in ("dense", "packed", "streamed")},
+            "residences": {kind: self.residences.count(kind) for kind in RESIDENCES},
             "predicted_peak_bytes": self.predicted_peak_bytes,
             "choice": self.choice,
         }
+
+    @classmethod
+    def from_json(cls, saved: dict[str, Any], cap_bytes: int) -> Plan:
+        """The plan that `to_json` wrote, under a cap of its own."""
+        counts = saved["residences"]
+        given = {name: saved[name] for name in cls.__dataclass_fields__}
+        residences = tuple(kind for kind in RESIDENCES for _ in range(counts[kind]))
+        given.update(residences=residences, loss_tiles=LossTiles(**saved["loss_tiles"]), cap_bytes=cap_bytes)
+        return cls(**given)
 
 
 def make_plan(
@@ -155,6 +176,7 @@ class _Maker:
         specs = [source.block_spec(name) for name in names]
         self.packed = [spec.nbytes for spec in specs]
         self.weights = [sum(t.numel for t in spec.tensors if len(t.shape) == 2) for spec in specs]
+        self.dense = [weights * self.itemsize for weights in self.weights]
         ends = [name for name in ("embedding", "head", "norm") if name in source.block_names()]
         self.ends_bytes = sum(source.block_spec(name).nbytes for name in ends)
         self.footprint(self.micro_batches()[0])  # imports the model's code, which then counts as what it is
@@ -185,7 +207,7 @@ class _Maker:
         for micro_batch in self.micro_batches():
             for residences in _residence_mixes(blocks):
                 for kept in self.kept_choices(blocks):
-                    for tiles in _TILES:
+                    for tiles in TILES:
                         for tight, spill in _FRUGALITY:
                             yield self.plan(micro_batch, residences, kept, tiles, tight, spill)
 
@@ -219,18 +241,22 @@ class _Maker:
         block_bytes = (
             footprint.forward_bytes if forward_only else max(footprint.forward_bytes, footprint.backward_bytes)
         )
-        workspace = max(block_bytes, self.loss_bytes(tiles))
+        rises = {
+            "block": block_bytes,
+            "loss": self.loss_bytes(tiles),
+            "kept": micro_batches * footprint.kept_bytes if kept else 0,
+        }
         # gradients and optimizer beside the parameters; without training, the copy that is loaded from
         per_number = 8 if forward_only else 8 + self.workload.optimizer_bytes
         held_inputs = 2 if forward_only or spill else len(residences) + 1
         components = {
             "imports": self.imports_bytes,
             "first_use": _FIRST_USE_BYTES,
-            "weights": self.weight_bytes(residences),
+            "weights": self.ends_bytes + weight_bytes(residences, self.dense, self.packed),
             "adapter": footprint.adapter_numbers * per_number,
             "block_inputs": held_inputs * self.step_hidden_bytes + micro_batches * footprint.arguments_bytes,
             "kept_graphs": kept * micro_batches * footprint.kept_bytes,
-            "workspace": workspace,
+            "workspace": max(rises["block"], rises["loss"]),
             "cache": self.workload.cache_bytes,
         }
         components["allocator"] = _gap_bytes(components, tight)
@@ -249,7 +275,7 @@ class _Maker:
             components=components,
             tight_allocator=tight,
             spill_inputs=spill,
-            rise_bytes=int(_RISE * workspace) + (micro_batches * footprint.kept_bytes if kept else 0),
+            rises=rises,
             cap_bytes=self.cap_bytes,
             tokens_per_s=tokens_per_s,
             total_s=self.workload.tokens / tokens_per_s,
@@ -260,28 +286,13 @@ class _Maker:
         """Hidden states of all tokens of a step, once."""
         return self.workload.tokens_per_step * self.config.hidden_size * self.itemsize
 
-    def weight_bytes(self, residences: tuple[Residence, ...]) -> int:
-        total, scratch, buffer = self.ends_bytes, 0, 0
-        for kind, packed, weights in zip(residences, self.packed, self.weights, strict=True):
-            if kind == "dense":
-                total += weights * self.itemsize
-                continue
-            scratch = max(scratch, weights * self.itemsize)
-            if kind == "packed":
-                total += packed
-            else:
-                buffer = max(buffer, packed)
-        return total + scratch + buffer
-
     def loss_bytes(self, tiles: LossTiles) -> int:
         """Normed states, their loss rows and gradients; the running sums in fp32; one tile of logits and its fp32
         copies.
         """
         hidden = 4 * self.step_hidden_bytes
         running = self.workload.tokens_per_step * self.config.hidden_size * 4
-        logits = tiles.tokens * tiles.vocab_rows * (self.itemsize * 2 + 4)
-        tile = tiles.vocab_rows * self.config.hidden_size * (self.itemsize + 4)
-        return hidden + running + logits + tile
+        return hidden + running + tile_bytes(tiles, self.config.hidden_size, self.itemsize)
 
     def work(self, residences: tuple[Residence, ...], kept: int, tiles: LossTiles) -> Work:
         tokens = self.workload.tokens_per_step
@@ -290,6 +301,26 @@ class _Maker:
         recomputed = sum(self.weights[: len(self.weights) - kept])
         visits = -(-tokens // tiles.tokens) * -(-self.config.vocab_size // tiles.vocab_rows)
         return Work(tokens, visits, sum(self.weights), sum(shared), recomputed, self.head_weights, sum(streamed))
+
+
+def weight_bytes(residences: Sequence[Residence], dense: Sequence[int], packed: Sequence[int]) -> int:
+    """What the weights of all blocks take, the scratch and the buffer that they share included."""
+    total, scratch, buffer = 0, 0, 0
+    for kind, dense_bytes, packed_bytes in zip(residences, dense, packed, strict=True):
+        if kind == "dense":
+            total += dense_bytes
+            continue
+        scratch = max(scratch, dense_bytes)
+        if kind == "packed":
+            total += packed_bytes
+        else:
+            buffer = max(buffer, packed_bytes)
+    return total + scratch + buffer
+
+
+def tile_bytes(tiles: LossTiles, hidden_size: int, itemsize: int) -> int:
+    logits = tiles.tokens * tiles.vocab_rows * (itemsize * 2 + 4)
+    return logits + tiles.vocab_rows * hidden_size * (itemsize + 4)
 
 
 def _gap_bytes(components: dict[str, int], tight: bool) -> int:

@@ -6,16 +6,16 @@ parsing the source again; the rest happens in other processes (pip, `models/prep
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from pocketft import files
+from pocketft.child import Report, Task, run_in_child
 from pocketft.errors import ModelError, UsageError
 from pocketft.models.block_store import CONFIG_DIR, BlockStore
 from pocketft.models.catalog import CatalogEntry
-from pocketft.models.child import run_preparation
 from pocketft.models.fetch import fetch
 from pocketft.models.location import Location, locate, locked
 from pocketft.models.prepare import fingerprint
@@ -23,8 +23,6 @@ from pocketft.models.quantize import QUANTIZATIONS
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerFast
-
-Report = Callable[[dict[str, Any]], None]
 
 
 @dataclass(frozen=True)
@@ -42,11 +40,14 @@ class BaseModel:
     revision: str | None
 
 
-def resolve_base(name_or_path: str, quantization: str = "auto", report: Report | None = None) -> BaseModel:
+def resolve_base(
+    name_or_path: str, quantization: str = "auto", report: Report | None = None, cap_bytes: int | None = None
+) -> BaseModel:
     """Open a base model, fetching and preparing it first where that has not been done or is stale.
 
     `quantization`: auto keeps a GGUF's own values and takes safetensors as bf16; bf16, int8 or nf4 quantize. Progress
-    and notices go to `report`. Raises ModelError, StorageError or UsageError, each one line.
+    and notices go to `report`; preparing takes no more than `cap_bytes`. Raises ModelError, StorageError, UsageError or
+    MemoryCapError, each one line.
     """
     tell = report or (lambda event: None)
     location = locate(name_or_path)
@@ -55,7 +56,7 @@ def resolve_base(name_or_path: str, quantization: str = "auto", report: Report |
     if store is None:
         if reason:
             tell({"event": "notice", "level": "info", "message": f"preparing {location.name} again: {reason}"})
-        _prepare(location, quantization, tell)
+        _prepare(location, quantization, tell, cap_bytes)
         store, reason = _ready(location, quantization)
         if store is None:
             raise ModelError(f"{location.name} changed while it was prepared ({reason}); try again")
@@ -115,7 +116,7 @@ def _ready(location: Location, quantization: str) -> tuple[BlockStore | None, st
     return (store, "") if fresh else (None, "its files have changed")
 
 
-def _prepare(location: Location, quantization: str, tell: Report) -> None:
+def _prepare(location: Location, quantization: str, tell: Report, cap_bytes: int | None) -> None:
     if location.entry is not None and location.path is not None:
         with locked(location.path):
             _have(location.entry, location.path, tell)
@@ -128,8 +129,21 @@ def _prepare(location: Location, quantization: str, tell: Report) -> None:
         "quantization": quantization,
         "licence": location.entry.licence if location.entry else None,
         "store": str(location.store(quantization)),
+        "cap_bytes": cap_bytes,
     }
     run_preparation(job, tell)
+
+
+def run_preparation(job: dict[str, Any], tell: Report) -> None:
+    """Build the store that `job` describes, in another process."""
+    environment = {"HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+    if "TRANSFORMERS_VERBOSITY" not in os.environ:
+        environment["TRANSFORMERS_VERBOSITY"] = "error"
+    if job["kind"] != "hub":
+        environment["HF_HUB_OFFLINE"] = "1"  # transformers asks the hub about some tokenizers unless told not to
+    advice = "try another file or form of the model"
+    task = Task("pocketft.models.prepare", f"preparing {job['name']}", ModelError, advice, environment)
+    run_in_child(task, job, tell)
 
 
 def _have(entry: CatalogEntry, path: Path, tell: Report) -> None:

@@ -1,34 +1,28 @@
 """The process that turns a source into a block store, apart from the one that trains: its memory is given back.
 
-transformers' GGUF support alone takes several hundred MB for a large vocabulary. Gets its job as one JSON object on
-stdin and answers with events as JSON lines on stdout, the last of them "prepared" or "failed". Run as
-`python -m pocketft.models.prepare`.
+transformers' GGUF support alone takes several hundred MB for a large vocabulary. `child.py` is its connection to the
+one that trains. Run as `python -m pocketft.models.prepare`.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 import shutil
-import signal
-import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pocketft.errors import PocketftError
+from pocketft.child import Report, serve
 from pocketft.files import sha256_of, storage_errors
 from pocketft.libraries import load_libraries
 from pocketft.models.location import locked
 from pocketft.models.source import SourceBlock, SourceTensor, empty_model, into_blocks
 
-Report = Callable[[dict[str, Any]], None]
-
 
 def prepare(job: dict[str, Any], report: Report) -> None:
-    """Build one store. The job: name, kind, path, quantization, licence, store; see `child.run_preparation`."""
+    """Build one store. The job: name, kind, path, quantization, licence, store; see `base_model.py`."""
     store = Path(job["store"])
     with locked(store):
         for leftover in store.parent.glob(f".{store.name}.*.tmp"):  # of a process that was killed
@@ -143,26 +137,9 @@ def _notice(report: Report, message: str, level: str = "info") -> None:
     report({"event": "notice", "level": level, "message": message})
 
 
-def _tell(event: dict[str, Any]) -> None:
-    sys.__stdout__.write(json.dumps(event) + "\n")  # type: ignore[union-attr]
-    sys.__stdout__.flush()  # type: ignore[union-attr]
-
-
-def _stop(number: int, frame: object) -> None:
-    raise SystemExit(128 + number)  # unwinds, so that temporary folders go
-
-
 def main() -> None:
-    signal.signal(signal.SIGTERM, _stop)
-    sys.stdout = sys.stderr  # what libraries print must not come between the events
     load_libraries()
-    job = json.loads(sys.stdin.readline())
-    try:
-        prepare(job, _tell)
-    except PocketftError as error:
-        _tell({"event": "failed", "kind": type(error).__name__, "message": str(error)})
-        raise SystemExit(error.exit_code) from None
-    _tell({"event": "prepared"})
+    serve("preparing the model", prepare)
 
 
 if __name__ == "__main__":

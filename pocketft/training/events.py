@@ -8,7 +8,7 @@ Knows the shape of an event and the log file, not who shows it. Every event has 
     step        step, steps, epoch, loss, lr, grad_norm, tokens, tokens_per_s, rss, peak, cap, elapsed, remaining
     eval        step, eval_loss, base_eval_loss, best
     checkpoint  step, path (inside the run folder)
-    memory      what the guard changed
+    memory      action (what was changed so that the cap holds), rss, peak, cap
     done        the fields of `train --json`
 
 Sizes are bytes, times are seconds, `tokens` counts from the start of the run.

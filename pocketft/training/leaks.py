@@ -113,7 +113,7 @@ def find_leaks(run: Path, data: Sequence[Path], report: Reporter) -> LeakResult:
     recipe = run_recipe(run, read_info(run))
     config, state = read_adapter(run)
     adapter = factors(config, state)
-    base = open_base(recipe.model.name, recipe.model.quantization, report)
+    base = open_base(recipe.model.name, recipe.model.quantization, report, cap_bytes(recipe))
     prepared = _training_text(run, data, recipe, base, report)
     tokenizer = load_text_tokenizer(base.model.config_dir)
     values = _chosen(find_values(_texts(prepared.train, tokenizer)))
@@ -141,7 +141,7 @@ def _training_text(run: Path, data: Sequence[Path], recipe: Recipe, base: Base, 
     checkpoint = newest_checkpoint(run / CHECKPOINTS, lambda event: None)
     known = checkpoint.identity.get("text") if checkpoint is not None else None
     if data:
-        prepared = prepare_text(data, base, data_settings(recipe), report)
+        prepared = prepare_text(data, base, data_settings(recipe), report, cap_bytes(recipe))
         if known is not None and prepared.key != known:
             notice(report, "this is not the text, or not all of it, that the run was trained on", "warning")
         return prepared
@@ -157,7 +157,8 @@ def _held_out(prepared: PreparedData, base: Base, recipe: Recipe, report: Report
     with tempfile.TemporaryDirectory() as folder:
         reference = Path(folder) / "reference.txt"
         reference.write_text(reference_text(), encoding="utf-8")
-        return prepare_text((reference,), base, replace(data_settings(recipe), val_split=0.0), report).train, True
+        settings = replace(data_settings(recipe), val_split=0.0)
+        return prepare_text((reference,), base, settings, report, cap_bytes(recipe)).train, True
 
 
 def _texts(rows: RowSet, tokenizer: TextTokenizer) -> Iterator[str]:

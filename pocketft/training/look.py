@@ -27,14 +27,15 @@ from pocketft.training.step_order import StepOrder
 def look(request: TrainRequest, report: Reporter) -> dict[str, Any]:
     """The object of `data inspect --json`."""
     recipe = request.recipe
-    base = open_base(recipe.model.name, recipe.model.quantization, report)
-    data = prepare_text(request.data, base, data_settings(recipe), report)
+    cap = cap_bytes(recipe)
+    base = open_base(recipe.model.name, recipe.model.quantization, report, cap)
+    data = prepare_text(request.data, base, data_settings(recipe), report, cap)
     order = StepOrder(data.train.row_lengths, rows_per_step(recipe), 1, recipe.training.seed)
     notices = list(data.report.notices)
     epoch: dict[str, float] | None = None
     try:
         work = workload(recipe, data, order.steps, order.steps)
-        plan = choose_plan(base, lora_config(recipe), work, cap_bytes(recipe), find_device(request.device))
+        plan = choose_plan(base, lora_config(recipe), work, cap, find_device(request.device))
         seconds = data.train.tokens / plan.tokens_per_s
         epoch = {"steps": order.steps, "tokens_per_s": round(plan.tokens_per_s, 1), "seconds": round(seconds, 3)}
     except CapTooSmall as error:

@@ -257,7 +257,7 @@ class Loop:
             self.optimizer,
             best,
             self.identity,
-            self.info.plan,
+            self.model.plan_json(),
         )
         self.folder.write_info(self._described())
         self._saved = (state.step, state.evaluated_step)
@@ -315,6 +315,7 @@ class Loop:
         metrics = {"loss": state.loss, "eval_loss": loss, "base_eval_loss": state.base_eval_loss}
         return replace(
             self.info,
+            plan=self.model.plan_json(),
             tokens=state.tokens,
             examples=state.examples,
             steps=state.step,

@@ -1,47 +1,82 @@
 """The engine's model run as the plan says, in the verbs that the loop knows (`trainable.py`).
 
-Knows engine, plan and guard; nothing of data or files.
+Where memory runs short on the way, the plan is replaced by a smaller one before the cap is reached (`shrink.py`); the
+mathematics stays. A step in which that comes too late is carried out again from its beginning. Knows engine, plan and
+guard; nothing of data or files.
 """
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from io import BufferedRandom
+from typing import Any, TypeVar
 
 from torch import Tensor
 
 from pocketft.engine.batch import MicroBatch
 from pocketft.engine.model import EngineModel
 from pocketft.engine.step import StepSettings, eval_loss, token_losses, train_step
+from pocketft.errors import MemoryCapError
 from pocketft.files import storage_errors
-from pocketft.memory.guard import Guard
+from pocketft.memory.guard import Guard, is_out_of_memory
+from pocketft.memory.meter import peak_rss_bytes, rss_bytes
 from pocketft.memory.planner import Plan
+from pocketft.memory.shrink import (
+    BEFORE_A_STEP,
+    BEFORE_AN_EVALUATION,
+    BETWEEN_BLOCKS,
+    Change,
+    Measure,
+    ModelSizes,
+    next_change,
+)
 from pocketft.models.location import cache_home
+from pocketft.training.events import Reporter
 from pocketft.training.optimizer import NamedParameters
+
+_REPEATS = 4  # of one step, each in a plan that is smaller by twice as much as the one before
+_FIRST_CUT = 1 / 40  # of the cap
+
+T = TypeVar("T")
 
 
 class PlannedModel:
+    """`plan` is how the model is run now; `report` hears of every change of it."""
+
     def __init__(self, model: EngineModel, plan: Plan, guard: Guard) -> None:
+        self.plan = plan
+        self.report: Reporter = lambda event: None
         self._model = model
-        self._plan = plan
         self._guard = guard
         self._spill = _nameless_file() if plan.spill_inputs else None
+        residency = model.residency
+        self._sizes = ModelSizes(residency.dense_bytes(), residency.packed_bytes(), model.head.shape[1])
 
     @property
     def micro_batch(self) -> int:
-        return self._plan.micro_batch
+        return self.plan.micro_batch
+
+    def plan_json(self) -> dict[str, Any]:
+        return self.plan.to_json()
 
     def parameters(self) -> NamedParameters:
         return self._model.lora_parameters()
 
     def train_step(self, micro_batches: Sequence[MicroBatch], seed: int) -> float:
-        with storage_errors(cache_home()):
-            return train_step(self._model, micro_batches, self._settings(seed)).loss
+        def once(batches: Sequence[MicroBatch]) -> float:
+            with storage_errors(cache_home()):
+                return train_step(self._model, batches, self._settings(seed)).loss
+
+        return self._repeated(once, micro_batches, BEFORE_A_STEP)
 
     def eval_loss(self, micro_batches: Sequence[MicroBatch]) -> tuple[float, int]:
-        return eval_loss(self._model, micro_batches, self._settings(0))
+        def once(batches: Sequence[MicroBatch]) -> tuple[float, int]:
+            return eval_loss(self._model, batches, self._settings(0))
+
+        return self._repeated(once, micro_batches, BEFORE_AN_EVALUATION)
 
     def token_losses(self, micro_batches: Sequence[MicroBatch]) -> list[tuple[Tensor, Tensor]]:
         return token_losses(self._model, micro_batches, self._settings(0))
@@ -53,16 +88,89 @@ class PlannedModel:
         return self._model.adapter_state()
 
     def check_memory(self) -> None:
-        self._guard.check()
+        """At the border of a step, where anything about the plan may change."""
+        self._make_room(self.plan.held_bytes, BEFORE_A_STEP)
+
+    def check_between_blocks(self) -> None:
+        self._make_room(0, BETWEEN_BLOCKS)
+
+    def _make_room(self, held_bytes: int, measures: Sequence[Measure]) -> None:
+        """Shrink until what is held in a step and the next rise fit. Raises MemoryCapError where the rise alone would
+        not.
+        """
+        guard = self._guard
+        if not guard.is_tight(self.plan.rise_bytes):
+            return
+        self._be_frugal()
+        while missing := guard.missing_bytes(self.plan.rise_bytes + held_bytes):
+            change = next_change(self.plan, self._sizes, missing, measures)
+            if change is None:
+                break
+            self._adopt(change)
+            held_bytes = min(held_bytes, self.plan.held_bytes)
+        if guard.missing_bytes(self.plan.rise_bytes):
+            raise guard.refusal(self.plan.rise_bytes)
+
+    def _repeated(
+        self, once: Callable[[Sequence[MicroBatch]], T], batches: Sequence[MicroBatch], measures: Sequence[Measure]
+    ) -> T:
+        """What `once` gives, tried again in smaller plans where memory is refused."""
+        for attempt in range(_REPEATS):
+            try:
+                return once(_in_groups(batches, self.micro_batch))
+            except (MemoryCapError, MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error) or self._guard.is_crossed:
+                    raise
+                wanted = int(self._guard.cap_bytes * _FIRST_CUT * 2**attempt)
+                if next_change(self.plan, self._sizes, wanted, measures) is None:
+                    raise
+            # Only here are the tensors of the failed attempt gone: they hang on the error.
+            for _, parameter in self.parameters():
+                parameter.grad = None
+            self._be_frugal()
+            self._shrink_by(wanted, measures)
+        return once(_in_groups(batches, self.micro_batch))
+
+    def _shrink_by(self, wanted_bytes: int, measures: Sequence[Measure]) -> None:
+        while wanted_bytes > 0 and (change := next_change(self.plan, self._sizes, wanted_bytes, measures)):
+            self._adopt(change)
+            wanted_bytes -= change.freed_bytes
+
+    def _adopt(self, change: Change) -> None:
+        for index, residence in enumerate(change.plan.residences):
+            if residence != self.plan.residences[index]:
+                self._model.residency.move(index, residence)
+        if change.plan.spill_inputs and self._spill is None:
+            self._spill = _nameless_file()
+        self.plan = change.plan
+        self._tell(change.action)
+
+    def _be_frugal(self) -> None:
+        if self._guard.be_frugal():
+            self.plan = replace(self.plan, tight_allocator=True)
+            self._tell("freed memory is now given back at once")
+
+    def _tell(self, action: str) -> None:
+        sizes = {"rss": rss_bytes(), "peak": peak_rss_bytes(), "cap": self._guard.cap_bytes}
+        self.report({"event": "memory", "action": action, **sizes})
 
     def _settings(self, seed: int) -> StepSettings:
         return StepSettings(
-            loss_tiles=self._plan.loss_tiles,
-            kept_blocks=self._plan.kept_blocks,
+            loss_tiles=self.plan.loss_tiles,
+            kept_blocks=self.plan.kept_blocks,
             spill_to=None if self._spill is None else self._spill.fileno(),
             dropout_seed=seed,
-            at_border=self._guard.check,
+            at_border=self.check_between_blocks,
         )
+
+
+def _in_groups(batches: Sequence[MicroBatch], rows: int) -> list[MicroBatch]:
+    """The same rows in the same order, at most `rows` together."""
+    return [
+        MicroBatch(batch.input_ids[at : at + rows], batch.labels[at : at + rows], batch.position_ids[at : at + rows])
+        for batch in batches
+        for at in range(0, len(batch.input_ids), rows)
+    ]
 
 
 def _nameless_file() -> BufferedRandom:

@@ -16,7 +16,6 @@ from peft import LoraConfig
 from transformers import PretrainedConfig
 
 from pocketft.data.dataset import DataSettings, PreparedData, prepare_dataset
-from pocketft.engine.loss import LossTiles
 from pocketft.engine.model import EngineModel, build_model
 from pocketft.errors import ModelError, UsageError
 from pocketft.memory.allocator import map_large_tensors
@@ -68,15 +67,16 @@ class Base:
         }
 
 
-def open_base(name: str, quantization: str, report: Reporter) -> Base:
-    model = resolve_base(name, quantization, report)
+def open_base(name: str, quantization: str, report: Reporter, cap_bytes: int | None = None) -> Base:
+    """Prepared first where that is needed, in another process that takes no more than `cap_bytes`."""
+    model = resolve_base(name, quantization, report, cap_bytes)
     return Base(model, load_config(model))
 
 
 def prepare_text(
-    paths: Sequence[Path], base: Base, settings: DataSettings, report: Reporter, cache_dir: Path | None = None
+    paths: Sequence[Path], base: Base, settings: DataSettings, report: Reporter, cap_bytes: int | None = None
 ) -> PreparedData:
-    return prepare_dataset(paths, base.model.config_dir, settings, cache_dir or cache_home() / "data", report)
+    return prepare_dataset(paths, base.model.config_dir, settings, cache_home() / "data", report, cap_bytes)
 
 
 def lora_config(recipe: Recipe) -> LoraConfig:
@@ -132,21 +132,7 @@ def earlier_plan(saved: dict[str, Any], recipe: Recipe, cap: int) -> Plan | None
     """
     if saved["cap_bytes"] != cap and (recipe.memory.max is not None or saved["predicted_peak_bytes"] > cap):
         return None
-    counts = saved["residences"]
-    return Plan(
-        micro_batch=saved["micro_batch"],
-        residences=tuple(kind for kind in ("dense", "packed", "streamed") for _ in range(counts[kind])),
-        kept_blocks=saved["kept_blocks"],
-        loss_tiles=LossTiles(**saved["loss_tiles"]),
-        compute_dtype=saved["compute_dtype"],
-        components=saved["components"],
-        tight_allocator=saved["tight_allocator"],
-        spill_inputs=saved["spill_inputs"],
-        rise_bytes=saved["rise_bytes"],
-        cap_bytes=cap,
-        tokens_per_s=saved["tokens_per_s"],
-        total_s=saved["total_s"],
-    )
+    return Plan.from_json(saved, cap)
 
 
 def build_planned(
@@ -165,7 +151,7 @@ def build_planned(
             device=device,
             seed=seed,
         )
-    return model, PlannedModel(model, plan, Guard(plan.cap_bytes, plan.rise_bytes))
+    return model, PlannedModel(model, plan, Guard(plan.cap_bytes))
 
 
 def find_device(name: str) -> torch.device:

@@ -100,9 +100,9 @@ def open_scorer(
     `texts`: name -> files and folders, scored whole. The plan is reported before a weight is read.
     """
     device = find_device("auto")
-    base = open_base(recipe.model.name, recipe.model.quantization, report)
+    base = open_base(recipe.model.name, recipe.model.quantization, report, cap)
     settings = replace(data_settings(recipe), val_split=0.0, deduplicate=False, drop_boilerplate=False, min_chars=0)
-    data = {name: prepare_text(paths, base, settings, report) for name, paths in texts.items()}
+    data = {name: prepare_text(paths, base, settings, report, cap) for name, paths in texts.items()}
     rank = max(ranks.values())
     lora = LoraConfig(r=rank, lora_alpha=rank, target_modules=sorted(ranks), task_type="CAUSAL_LM")
     longest = max(data.values(), key=lambda one: int(one.train.row_lengths.max()))
@@ -111,6 +111,7 @@ def open_scorer(
     report({"event": "plan", **plan.to_json()})
     with hard_limit(plan.cap_bytes):
         model, planned = build_planned(base, lora, plan, device, seed=0)
+        planned.report = report
         try:
             yield Scorer(model, planned, data, rows_per_step(recipe), base.pad_id)
         finally:

@@ -119,9 +119,10 @@ def train(request: TrainRequest, report: Reporter) -> TrainResult:
 def _prepare(request: TrainRequest, report: Reporter) -> _Prepared:
     recipe, folder, device = request.recipe, RunFolder(request.output), find_device(request.device)
     folder.check(resume=request.resume, force=request.force)
-    base = open_base(recipe.model.name, recipe.model.quantization, report)
-    data = prepare_text(request.data, base, data_settings(recipe), report)
-    lora, cap = lora_config(recipe), cap_bytes(recipe)
+    cap = cap_bytes(recipe)
+    base = open_base(recipe.model.name, recipe.model.quantization, report, cap)
+    data = prepare_text(request.data, base, data_settings(recipe), report, cap)
+    lora = lora_config(recipe)
     start = read_start(Path(recipe.lora.init), lora, base.to_json()) if recipe.lora.init is not None else None
     identity = run_identity(recipe, base.to_json(), data.key, None if start is None else start.group)
     checkpoint = checkpoint_to_resume(folder, identity, report) if request.resume else None
@@ -174,6 +175,7 @@ def _run(
             log.write(event)
             report(event)
 
+        planned.report = tell
         log.write({"event": "plan", **chosen.to_json()})
         loop = Loop(
             model=planned,

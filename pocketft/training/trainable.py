@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
 
@@ -19,6 +19,10 @@ class Trainable(Protocol):
     @property
     def micro_batch(self) -> int:
         """Rows computed together, as the plan has it now."""
+        ...
+
+    def plan_json(self) -> dict[str, Any]:
+        """How it is trained now: a run that is resumed goes on in the same way."""
         ...
 
     def parameters(self) -> NamedParameters:
@@ -40,5 +44,5 @@ class Trainable(Protocol):
         ...
 
     def check_memory(self) -> None:
-        """Raises MemoryCapError where the next step would cross the cap."""
+        """Make room for the next step. Raises MemoryCapError where it would cross the cap all the same."""
         ...

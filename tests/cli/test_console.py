@@ -39,7 +39,7 @@ EVENTS = [
     step(1),
     EVAL,
     {"event": "checkpoint", "step": 5, "path": "checkpoints/checkpoint-5"},
-    {"event": "memory", "message": "half the tile"},
+    {"event": "memory", "action": "blocks 3-9 now streamed", "rss": 612 << 20, "peak": 620 << 20, "cap": 640 << 20},
     step(2, loss=float("nan"), remaining=None, tokens_per_s=None),
     {"event": "done", "loss": 2.0},
     {"event": "something later"},
@@ -101,7 +101,7 @@ def test_the_live_view_takes_every_event_at_every_width(encoding: str, width: in
             "500 MB of 700 MB",
             "1:15 left",
             "571 tokens/s",
-            "half the tile",
+            "blocks 3-9 now streamed (612 MB of 640 MB in use)",
         ):
             assert part in shown
     assert shown.rstrip().endswith("\x1b[?25h") or "\x1b[?25h" in shown  # the cursor is back

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
+from pocketft import child
 from pocketft.data import (
     DataSettings,
     PreparedData,
     Row,
     RowSet,
-    child,
     collate,
     epoch_order,
     longest_first,
@@ -169,7 +169,7 @@ def test_a_killed_reading_process_is_a_plain_error_and_leaves_nothing(
     notes: Path, prepare: Callable[..., PreparedData], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(child, "_converse", lambda process, job, report: process.kill())
-    with pytest.raises(DataError, match=r"was killed \(signal 9\)"):
+    with pytest.raises(DataError, match=r"was stopped from outside \(signal 9\)"):
         prepare(notes)
 
 

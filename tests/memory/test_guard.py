@@ -15,16 +15,23 @@ MB = 1 << 20
 
 
 def test_the_guard_counts_what_is_still_to_come() -> None:
-    Guard(rss_bytes() + 100 * MB, rise_bytes=50 * MB).check()
-    with pytest.raises(MemoryCapError, match="give a larger --memory"):
-        Guard(rss_bytes() + 100 * MB, rise_bytes=200 * MB).check()
+    guard = Guard(rss_bytes() + 100 * MB)
+    assert not guard.is_tight(50 * MB) and guard.missing_bytes(50 * MB) == 0
+    assert guard.is_tight(200 * MB) and 50 * MB < guard.missing_bytes(200 * MB) <= 150 * MB
+    assert "give a larger --memory" in str(guard.refusal(200 * MB))
 
 
 def test_a_crossing_between_two_looks_is_not_passed_in_silence(monkeypatch: pytest.MonkeyPatch) -> None:
-    watch = Guard(rss_bytes() + 100 * MB, rise_bytes=1 * MB)
+    guard = Guard(rss_bytes() + 100 * MB)
     monkeypatch.setattr("pocketft.memory.guard.peak_rss_bytes", lambda: 1 << 50)
     with pytest.raises(MemoryCapError, match="more than the cap"):
-        watch.check()
+        guard.is_tight(0)
+
+
+def test_a_peak_near_the_cap_is_a_warning_even_when_it_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    guard = Guard(rss_bytes() + 1000 * MB)
+    monkeypatch.setattr("pocketft.memory.guard.peak_rss_bytes", lambda: guard.cap_bytes - MB)
+    assert guard.is_tight(0) and guard.be_frugal() and not guard.be_frugal()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_DATA counts private memory on Linux only")

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from pocketft.errors import ModelError, UsageError
-from pocketft.models import base_model, child, location
+from pocketft.models import base_model, location
 from pocketft.models.base_model import load_config, load_tokenizer, resolve_base
 from pocketft.models.catalog import CatalogEntry, catalog, default_name
 from pocketft.models.prepare import prepare
@@ -155,11 +155,6 @@ def test_an_unknown_name_gets_a_hint(name: str, says: str) -> None:
 def test_an_unknown_quantization_is_a_usage_error(gguf: Path) -> None:
     with pytest.raises(UsageError, match="int8"):
         resolve_base(str(gguf), "q3")
-
-
-def test_a_process_that_dies_is_told_from_one_that_refuses() -> None:
-    assert "memory" in str(child._death("m", -9, "killed"))
-    assert "RuntimeError: no" in str(child._death("m", 1, "Traceback\n  x\nRuntimeError: no\n\n"))
 
 
 def test_leftovers_of_a_killed_preparation_are_cleared(gguf: Path, jobs: list) -> None:

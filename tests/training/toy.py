@@ -37,6 +37,9 @@ class ToyModel:
         self.on_step: Any = lambda step: None
         self.on_evaluation: Any = lambda number: None
 
+    def plan_json(self) -> dict[str, Any]:
+        return {"micro_batch": self.micro_batch}
+
     def parameters(self) -> list[tuple[str, Parameter]]:
         return [("layer.lora_A.weight", self.a), ("layer.lora_B.weight", self.b)]
 
