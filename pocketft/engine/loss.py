@@ -88,23 +88,40 @@ def _losses(running: _Running) -> Tensor:
     return torch.nn.functional.softplus(running.maximum + running.total.log() - running.target_logit, threshold=50.0)
 
 
+class _Scratch:
+    """Memory of one tile, used again for each: fresh pages would cost as much as the arithmetic on them."""
+
+    def __init__(self, hidden: Tensor, tiles: LossTiles, vocab: int) -> None:
+        rows, tokens = min(tiles.vocab_rows, vocab), min(tiles.tokens, hidden.shape[0])
+        self.weight = hidden.new_empty(rows, hidden.shape[1])
+        self._logits = hidden.new_empty(tokens * rows)
+        self._values = hidden.new_empty(tokens * rows, dtype=torch.float32)
+
+    def logits(self, tokens: int, rows: int) -> Tensor:
+        return self._logits[: tokens * rows].view(tokens, rows)
+
+    def values(self, tokens: int, rows: int) -> Tensor:
+        return self._values[: tokens * rows].view(tokens, rows)
+
+
 def _sweep(hidden: Tensor, targets: Tensor, head: PackedTensor, tiles: LossTiles, with_grad: bool) -> _Running:
     tokens, vocab = hidden.shape[0], head.shape[0]
     running = _Running.start(hidden, with_grad)
-    scratch = hidden.new_empty(min(tiles.vocab_rows, vocab), hidden.shape[1])
+    scratch = _Scratch(hidden, tiles, vocab)
     for first in range(0, vocab, tiles.vocab_rows):
         packed = head.rows(first, min(first + tiles.vocab_rows, vocab))
-        weight = scratch[: packed.shape[0]]
+        weight = scratch.weight[: packed.shape[0]]
         dequantize(packed, weight)
         for start in range(0, tokens, tiles.tokens):
             stop = min(start + tiles.tokens, tokens)
-            _visit(running.rows(start, stop), hidden[start:stop], targets[start:stop] - first, weight)
+            _visit(running.rows(start, stop), hidden[start:stop], targets[start:stop] - first, weight, scratch)
     return running
 
 
-def _visit(running: _Running, hidden: Tensor, local_targets: Tensor, weight: Tensor) -> None:
+def _visit(running: _Running, hidden: Tensor, local_targets: Tensor, weight: Tensor, scratch: _Scratch) -> None:
     """Fold one tile of the vocabulary into the running sums of some tokens."""
-    logits = torch.nn.functional.linear(hidden, weight)  # (n, v)
+    shape = (hidden.shape[0], weight.shape[0])
+    logits = torch.mm(hidden, weight.t(), out=scratch.logits(*shape))  # (n, v)
     here = (local_targets >= 0) & (local_targets < weight.shape[0])
     column = local_targets.clamp(0, weight.shape[0] - 1)[:, None]  # (n, 1)
     own = logits.gather(1, column)
@@ -112,10 +129,10 @@ def _visit(running: _Running, hidden: Tensor, local_targets: Tensor, weight: Ten
     logits.scatter_(1, column, torch.where(here[:, None], torch.full_like(own, float("-inf")), own))
     maximum = torch.maximum(running.maximum, logits.amax(dim=1, keepdim=True).float())
     kept = (running.maximum - maximum).exp()  # how much of the old sums remains
-    p = (logits.float() - maximum).exp_()  # (n, v)
+    p = scratch.values(*shape).copy_(logits).sub_(maximum).exp_()  # (n, v); in two steps, as mixed dtypes are slow
     running.total.mul_(kept).add_(p.sum(dim=1, keepdim=True))
     if running.weighted is not None:
-        running.weighted.mul_(kept).add_(p.to(weight.dtype) @ weight)
+        running.weighted.mul_(kept).add_(logits.copy_(p) @ weight)
     running.maximum.copy_(maximum)
 
 
