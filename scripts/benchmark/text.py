@@ -18,6 +18,7 @@ from pocketft.data.layout import DOCUMENT, PIECE, ROW, FlatFile, rows_folder
 from pocketft.models.location import cache_home
 from pocketft.recipe import Recipe, load_recipe
 from pocketft.samples import notes_folder, reference_text
+from pocketft.training.data_settings import data_settings
 from pocketft.training.preparation import open_base, prepare_text
 from pocketft.training.step_order import StepOrder
 
@@ -53,14 +54,14 @@ class Prepared:
 def prepare(task: Task) -> Prepared:
     """Make the base's store, tokenize the text and cut it; done already, it takes a second."""
     text = _text_file()
-    per_epoch, overrides = 1, _overrides(task, epochs=1)
+    overrides = _overrides(task, epochs=1)
     recipe = _recipe(task, overrides)
     base = open_base(recipe.model.name, recipe.model.quantization, _silent)
-    data = prepare_text((text,), base, _settings(recipe), _silent)
+    data = prepare_text((text,), base, data_settings(recipe), _silent)
     per_epoch = _cut_exactly(data, task)
     overrides = _overrides(task, epochs=-(-task.steps // per_epoch))
     recipe = _recipe(task, overrides)
-    data = prepare_text((text,), base, _settings(recipe), _silent)
+    data = prepare_text((text,), base, data_settings(recipe), _silent)
     rows_file = ROWS / f"{task.name}.npy"
     _save_rows(data, recipe, task, rows_file)
     return Prepared(task, text, overrides, rows_file)
@@ -97,12 +98,6 @@ def _overrides(task: Task, epochs: int) -> tuple[str, ...]:
 
 def _recipe(task: Task, overrides: tuple[str, ...]) -> Recipe:
     return load_recipe(None, overrides, {"model.name": task.model})
-
-
-def _settings(recipe: Recipe):  # type: ignore[no-untyped-def]  # DataSettings
-    from pocketft.training.data_settings import data_settings
-
-    return data_settings(recipe)
 
 
 def _cut_exactly(data: PreparedData, task: Task) -> int:
