@@ -48,6 +48,7 @@ def run_in_child(task: Task, job: Mapping[str, Any], report: Report) -> None:
     """Have `task.module` do the job, passing notices and progress on. `cap_bytes` in the job, where it is given and not
     None, is the most that its memory may be.
     """
+    release_code()  # two processes are in memory now, and this one only waits
     with tempfile.TemporaryFile() as complaints:
         process = subprocess.Popen(
             [sys.executable, "-m", task.module],
