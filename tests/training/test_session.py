@@ -165,6 +165,7 @@ def test_a_plan_reads_no_weight_and_writes_nothing(
 
 
 def test_a_cap_that_nothing_fits_is_refused_before_anything_is_written(world: World, tmp_path: Path) -> None:
+    plan(request(world, tmp_path / "run"), quiet)  # what is prepared under that cap would say no first
     with pytest.raises(CapTooSmall, match="--memory"):
         train(request(world, tmp_path / "run", "memory.max=50MB"), quiet)
     assert not (tmp_path / "run").exists()
