@@ -28,7 +28,7 @@ from pocketft.data.tokenizer_files import chat_template_source
 from pocketft.engine.model import EngineModel
 from pocketft.errors import AdapterError, UsageError
 from pocketft.memory.guard import hard_limit
-from pocketft.memory.planner import Workload
+from pocketft.memory.plan import Workload
 from pocketft.training.evaluate import read_adapter, run_recipe
 from pocketft.training.planned_model import PlannedModel
 from pocketft.training.preparation import Base, build_planned, choose_plan, find_device, open_base

@@ -60,11 +60,11 @@ def show_plan(choices: Choices, *, as_json: bool) -> None:
 
     with reporter(f"{request.recipe.model.name}: plan") as report:
         # The session tells the plan as an event too; here it is the result and goes to stdout alone.
-        made = make_plan(request, lambda event: None if event["event"] == "plan" else report(event))
+        made = make_plan(request, lambda event: None if event["event"] == "plan" else report(event)).to_json()
     if as_json:
-        print_json(made.to_json())
+        print_json(made)
     else:
-        print("\n".join(plan_lines(made.to_json())))
+        print("\n".join([*plan_lines(made), *other_lines(made)]))
 
 
 def plan_lines(plan: Mapping[str, Any]) -> list[str]:
@@ -84,4 +84,18 @@ def plan_lines(plan: Mapping[str, Any]) -> list[str]:
         if plan.get("total_s") is not None:
             words += f", {duration(plan['total_s'])} in all"
         lines.append(words)
+    return lines
+
+
+def other_lines(plan: Mapping[str, Any]) -> list[str]:
+    """What the plan beat and why, and what more memory would buy."""
+    lines = []
+    for other in plan["alternatives"]:
+        lines.append(f"not       {other['way']}: {other['reason']}")
+    more = plan["with_more"]
+    if more:
+        gain = f"{format_size(more['more_bytes'])} more would give about {more['tokens_per_s']:.0f} tokens/s"
+        lines.append(f"more      {gain}: {more['choice']}")
+    elif plan["alternatives"]:
+        lines.append("more      memory would change nothing")
     return lines

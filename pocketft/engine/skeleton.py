@@ -271,14 +271,14 @@ def _load_small_tensors(
             values = torch.empty(packed[name].shape, dtype=torch.float32, device=device)
             dequantize(packed[name].to(device), values)
             if name in owners:
-                biases[owners[name]] = nn.Parameter(values.to(dtype), requires_grad=False)
+                biases[owners.pop(name)] = nn.Parameter(values.to(dtype), requires_grad=False)
             else:
                 parent, _, leaf = name.rpartition(".")
                 model.get_submodule(parent).register_parameter(leaf, nn.Parameter(values, requires_grad=False))
             wanted.discard(name)
-    missing = sorted(name for name in wanted if "embed_tokens" not in name)
-    if missing or any(bias.is_meta for bias in biases.values()):
-        raise UnsupportedModel(f"the weights lack {', '.join(missing) or 'biases of linear layers'}")
+    missing = sorted(name for name in (*wanted, *owners) if "embed_tokens" not in name)
+    if missing:
+        raise UnsupportedModel(f"the weights lack {', '.join(missing)}")
 
 
 def _stacked_bias(group: LinearGroup, biases: Mapping[FrozenLinear, Tensor], dtype: torch.dtype) -> Tensor | None:

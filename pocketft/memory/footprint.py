@@ -1,5 +1,5 @@
-"""What one block needs while it computes, found by running it on shapes alone (`live_bytes.py`), for any architecture
-alike.
+"""What one block needs and costs while it computes, found by running it on shapes alone (`tally.py`), for any
+architecture alike.
 
 Knows the engine; nothing of caps or choices.
 """
@@ -18,25 +18,43 @@ from transformers import PretrainedConfig
 
 from pocketft.engine.attention import TiledMask
 from pocketft.engine.lora import attach_lora, lora_parameters
+from pocketft.engine.loss import LossTiles, head_loss_and_grad
 from pocketft.engine.packed import PackedTensor
 from pocketft.engine.skeleton import Skeleton, build_skeleton, call_arguments, on_device
 from pocketft.engine.weights import BlockSpec, WeightSource
-from pocketft.memory.live_bytes import LiveBytes
+from pocketft.memory.tally import Cost, Tally
 
 META = torch.device("meta")
 
 
 @dataclass(frozen=True)
 class Footprint:
-    """Bytes for one micro-batch of (B, S) tokens. `forward` and `backward` are peaks on top of what lies there before;
-    `kept` is what a block leaves behind when its graph is kept; `arguments` are the masks and tables of all blocks;
-    `adapter_numbers` counts the adapter's parameters in the whole model."""
+    """For one micro-batch of (B, S) tokens.
+
+    `forward_bytes` and `backward_bytes` are a block's peaks on top of what lies there before; `kept_bytes` is what it
+    leaves behind when its graph is kept; `arguments_bytes` are the masks and tables of all blocks; `adapter_numbers`
+    counts the adapter's parameters in the whole model. The costs are those of all blocks together: `forward`,
+    `recompute` (forward again, without what nobody reads) and `backward` alone.
+    """
 
     forward_bytes: int
     backward_bytes: int
     kept_bytes: int
     arguments_bytes: int
     adapter_numbers: int
+    forward: Cost
+    recompute: Cost
+    backward: Cost
+
+
+@dataclass(frozen=True)
+class _Block:
+    forward_bytes: int
+    backward_bytes: int
+    kept_bytes: int
+    forward: Cost
+    recompute: Cost
+    backward: Cost
 
 
 def measure_footprint(
@@ -50,40 +68,54 @@ def measure_footprint(
     embeds = torch.zeros(1, dtype=dtype).expand(batch, length, config.hidden_size)
     positions = torch.arange(length).expand(batch, -1)
     arguments = call_arguments(skeleton, embeds, positions)
-    indices = _largest_of_each_kind(config, skeleton)
-    each = [_measure_block(skeleton, i, shape, _arguments_on_meta(arguments[i]), dtype) for i in indices]
+    kinds = _largest_of_each_kind(config, skeleton)
+    each = [(_measure_block(skeleton, i, shape, on_meta(arguments[i]), dtype), count) for i, count in kinds]
     return Footprint(
-        max(forward for forward, _, _ in each),
-        max(backward for _, backward, _ in each),
-        max(kept for _, _, kept in each),
+        max(block.forward_bytes for block, _ in each),
+        max(block.backward_bytes for block, _ in each),
+        max(block.kept_bytes for block, _ in each),
         _distinct_bytes(arguments),
         numbers,
+        sum((block.forward * count for block, count in each), Cost()),
+        sum((block.recompute * count for block, count in each), Cost()),
+        sum((block.backward * count for block, count in each), Cost()),
     )
 
 
 def _measure_block(
     skeleton: Skeleton, index: int, shape: tuple[int, int], arguments: dict[str, Any], dtype: torch.dtype
-) -> tuple[int, int, int]:
+) -> _Block:
     layer, block = skeleton.layers[index], skeleton.blocks[index]
     width = skeleton.decoder.config.hidden_size
     for weights in block.groups:
         weights.group.weight = torch.empty(weights.shape, dtype=dtype, device=META)
     hidden = torch.empty(*shape, width, dtype=dtype, device=META)
-    with torch.no_grad(), LiveBytes() as forward:
+    with torch.no_grad(), Tally() as forward:
         layer(hidden, **arguments)
     gradient = torch.empty_like(hidden)
     hidden.requires_grad_()
     end = skeleton.block_ends[index]
-    with LiveBytes() as kept:
+    with Tally() as kept:
         output = layer(hidden, **arguments)
     kept_bytes = kept.current
     if end is not None:
         end.output_unused = True
-    with LiveBytes() as backward:
+    with Tally() as both:
         output = layer(hidden, **arguments)
+        recompute = both.cost
         output.backward(gradient)
     del output
-    return forward.peak, backward.peak, kept_bytes
+    return _Block(forward.peak, both.peak, kept_bytes, forward.cost, recompute, both.cost + recompute * -1.0)
+
+
+def loss_cost(hidden_size: int, tiles: LossTiles, dtype: torch.dtype) -> Cost:
+    """Of one visit of the loss to a tile, gradient included."""
+    head = _empty((tiles.vocab_rows, hidden_size))
+    hidden = torch.empty(tiles.tokens, hidden_size, dtype=dtype, device=META)
+    targets = torch.empty(tiles.tokens, dtype=torch.int64, device=META)
+    with Tally() as tally:
+        head_loss_and_grad(hidden, targets, head, tiles)
+    return tally.cost
 
 
 class ShapesOnly:
@@ -109,17 +141,18 @@ def _empty(shape: tuple[int, ...]) -> PackedTensor:
     return PackedTensor("bf16", shape, {"data": torch.empty(shape, dtype=torch.bfloat16, device=META)})
 
 
-def _largest_of_each_kind(config: PretrainedConfig, skeleton: Skeleton) -> list[int]:
+def _largest_of_each_kind(config: PretrainedConfig, skeleton: Skeleton) -> list[tuple[int, int]]:
+    """Of each kind of layer, the index of one and how many there are."""
     kinds = getattr(config, "layer_types", None) or ["same"] * len(skeleton.layers)
     largest: dict[str, tuple[int, int]] = {}
     for index, (kind, block) in enumerate(zip(kinds, skeleton.blocks, strict=True)):
         loras = [m.lora for weights in block.groups for m in weights.group.members if m.lora is not None]
         numbers = sum(lora.a.numel() + lora.b.numel() for lora in loras)
         largest[kind] = max(largest.get(kind, (-1, 0)), (numbers, index))
-    return [index for _, index in largest.values()]
+    return [(index, kinds.count(kind)) for kind, (_, index) in largest.items()]
 
 
-def _arguments_on_meta(arguments: Mapping[str, Any]) -> dict[str, Any]:
+def on_meta(arguments: Mapping[str, Any]) -> dict[str, Any]:
     return {name: on_device(value, META) for name, value in arguments.items()}
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import tempfile
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -18,9 +19,12 @@ import torch
 
 from pocketft import files
 
-_FORMAT = 2
+_FORMAT = 3
 _TOKENS = 512
 _WIDTH = 1024
+_DISK_BYTES = 64 << 20
+_READ_BYTES = 4 << 20
+_USUAL_DISK_GB_PER_S = 0.8  # a plain SSD, where nothing can be written to find out
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,9 @@ class MachineProfile:
     bf16_gflops: float
     fp32_gflops: float
     dequantize_ns_per_weight: float
+    moved_gb_per_s: float  # by operations on large tensors: what they read and write
+    operation_us: float  # of an operation so small that only its fixed cost is left
+    disk_gb_per_s: float
 
     @property
     def compute_dtype(self) -> str:
@@ -47,7 +54,7 @@ def machine_profile(cache_folder: Path | None = None, refresh: bool = False) -> 
     key = _machine_key()
     if not refresh and (known := _cached(path, key)) is not None:
         return known
-    profile = _measure()
+    profile = _measure(path.parent)
     with suppress(OSError, files.StorageError):  # measured again next time
         files.write_json(path, {"key": key, "profile": asdict(profile)})
     return profile
@@ -78,7 +85,7 @@ def _cached(path: Path, key: str) -> MachineProfile | None:
         return None
 
 
-def _measure() -> MachineProfile:
+def _measure(folder: Path) -> MachineProfile:
     from pocketft.engine.packed import PackedTensor, dequantize
 
     weights = PackedTensor(
@@ -97,6 +104,9 @@ def _measure() -> MachineProfile:
         bf16_gflops=_product_gflops(torch.bfloat16),
         fp32_gflops=_product_gflops(torch.float32),
         dequantize_ns_per_weight=_best_seconds(lambda: dequantize(weights, out)) / _WIDTH**2 * 1e9,
+        moved_gb_per_s=_moved_gb_per_s(),
+        operation_us=_operation_us(),
+        disk_gb_per_s=_disk_gb_per_s(folder),
     )
 
 
@@ -105,6 +115,55 @@ def _product_gflops(dtype: torch.dtype) -> float:
     w = torch.randn(_WIDTH, _WIDTH).to(dtype)
     seconds = _best_seconds(lambda: torch.nn.functional.linear(x, w))
     return 2 * _TOKENS * _WIDTH * _WIDTH / seconds / 1e9
+
+
+def _moved_gb_per_s() -> float:
+    """Of operations between products: an activation, a product of elements, a softmax, a copy."""
+    x = torch.randn(4 * _TOKENS, _WIDTH, dtype=torch.bfloat16)
+    out = torch.empty_like(x)
+
+    y = torch.empty_like(x)
+
+    def between_products() -> None:
+        torch.sigmoid(x, out=y)
+        torch.mul(x, y, out=out)
+        torch.softmax(out, dim=-1, out=y)
+        out.copy_(y)
+
+    return (2 + 3 + 2 + 2) * x.nbytes / _best_seconds(between_products) / 1e9
+
+
+def _operation_us() -> float:
+    """Forward and backward through 16 operations on 32,768 numbers: enough for several threads, hardly any work."""
+    x = torch.randn(_TOKENS, 64, dtype=torch.bfloat16, requires_grad=True)
+    w = torch.randn(_TOKENS, 64, dtype=torch.bfloat16)
+
+    def chain() -> None:
+        y = x
+        for _ in range(8):
+            y = torch.nn.functional.silu(y * w)
+        torch.autograd.grad(y, x, torch.ones_like(y))
+
+    return _best_seconds(chain) / 33 * 1e6
+
+
+def _disk_gb_per_s(folder: Path) -> float:
+    """Of a large read that does not come from memory, where the system can be told to forget what it has written."""
+    block = memoryview(os.urandom(_DISK_BYTES // 64) * 64)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder, buffering=0) as file:
+            file.write(block)
+            os.fsync(file.fileno())
+            if hasattr(os, "posix_fadvise"):
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+            file.seek(0)
+            start = time.perf_counter()
+            while file.read(_READ_BYTES):
+                pass
+            return float(_DISK_BYTES / (time.perf_counter() - start) / 1e9)
+    except OSError:
+        return _USUAL_DISK_GB_PER_S
 
 
 def _best_seconds(work: Callable[[], object], budget_s: float = 0.25) -> float:

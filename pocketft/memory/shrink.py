@@ -17,7 +17,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from pocketft.engine.residency import Residence
-from pocketft.memory.planner import CAN_SPILL, TILES, Plan, tile_bytes, weight_bytes
+from pocketft.memory.candidates import CAN_SPILL, TILES, tile_bytes, weight_bytes
+from pocketft.memory.plan import Plan
 
 
 @dataclass(frozen=True)

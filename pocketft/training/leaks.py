@@ -26,7 +26,7 @@ from pocketft.data.secrets.values import Value, find_values
 from pocketft.data.tokenizer import TextTokenizer, load_text_tokenizer
 from pocketft.errors import DataError
 from pocketft.memory.guard import hard_limit
-from pocketft.memory.planner import Workload
+from pocketft.memory.plan import Workload
 from pocketft.models.location import cache_home
 from pocketft.recipe import Recipe
 from pocketft.samples import reference_text

@@ -23,7 +23,7 @@ from pocketft.errors import MemoryCapError
 from pocketft.files import storage_errors
 from pocketft.memory.guard import Guard, is_out_of_memory
 from pocketft.memory.meter import peak_rss_bytes, rss_bytes
-from pocketft.memory.planner import Plan
+from pocketft.memory.plan import Plan
 from pocketft.memory.shrink import (
     BEFORE_A_STEP,
     BEFORE_AN_EVALUATION,

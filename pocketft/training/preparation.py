@@ -5,7 +5,7 @@ Each function takes what the one before it gave. No weight is read before `build
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,8 @@ from pocketft.errors import ModelError, UsageError
 from pocketft.memory.allocator import map_large_tensors
 from pocketft.memory.guard import Guard
 from pocketft.memory.meter import available_bytes
-from pocketft.memory.planner import Plan, Workload, make_plan
+from pocketft.memory.plan import Plan, Workload
+from pocketft.memory.planner import Choice, make_choice
 from pocketft.memory.profile import machine_profile
 from pocketft.models.base_model import BaseModel, load_config, resolve_base
 from pocketft.models.location import cache_home
@@ -116,10 +117,24 @@ def workload(recipe: Recipe, data: PreparedData, steps: int, all_steps: int) -> 
 
 def choose_plan(base: Base, lora: LoraConfig, work: Workload, cap: int, device: torch.device) -> Plan:
     """The fastest plan under the cap. Raises CapTooSmall where there is none."""
+    return compare_plans(base, lora, work, cap, device).plan
+
+
+def compare_plans(
+    base: Base,
+    lora: LoraConfig,
+    work: Workload,
+    cap: int,
+    device: torch.device,
+    among: Callable[[Plan], bool] | None = None,
+) -> Choice:
+    """The fastest plan under the cap, of those that `among` allows, and what it beat. Raises CapTooSmall where there is
+    none.
+    """
     profile = machine_profile()
     dtype = {"cpu": profile.compute_dtype, "cuda": _cuda_dtype()}.get(device.type, "float32")
     with _engine_errors(base):
-        return make_plan(base.config, base.model.store, lora, work, profile, cap, dtype)
+        return make_choice(base.config, base.model.store, lora, work, profile, cap, dtype, among)
 
 
 def _cuda_dtype() -> str:

@@ -18,6 +18,7 @@ import pocketft
 from pocketft.errors import UsageError
 from pocketft.memory.guard import hard_limit
 from pocketft.memory.meter import peak_rss_bytes
+from pocketft.memory.planner import Choice
 from pocketft.recipe import Recipe
 from pocketft.training.data_settings import data_settings
 from pocketft.training.evaluate import EvalResult, evaluate
@@ -29,7 +30,7 @@ from pocketft.training.preparation import (
     Base,
     build_planned,
     cap_bytes,
-    choose_plan,
+    compare_plans,
     earlier_plan,
     find_device,
     lora_config,
@@ -45,11 +46,13 @@ from pocketft.training.state import TrainState
 from pocketft.training.step_order import StepOrder
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from peft import LoraConfig
 
     from pocketft.data.dataset import PreparedData
     from pocketft.engine.model import EngineModel
-    from pocketft.memory.planner import Plan
+    from pocketft.memory.plan import Plan
     from pocketft.training.checkpoint import Checkpoint
 
 __all__ = ["EvalResult", "TrainRequest", "TrainResult", "evaluate", "plan", "train"]
@@ -67,6 +70,7 @@ class TrainRequest:
     max_steps: int | None = None
     max_time_s: float | None = None
     device: str = "auto"
+    among: Callable[[Plan], bool] | None = None  # which plans may be chosen, for who compares them
 
 
 @dataclass(frozen=True)
@@ -97,11 +101,13 @@ class _Prepared:
     identity: dict[str, Any]
     checkpoint: Checkpoint | None
     plan: Plan
+    choice: Choice | None  # None where a run that is resumed keeps its plan
 
 
-def plan(request: TrainRequest, report: Reporter) -> Plan:
-    """How the run would be trained and what that would cost. Writes nothing and reads no weight."""
-    return _prepare(request, report).plan
+def plan(request: TrainRequest, report: Reporter) -> Choice:
+    """How the run would be trained, what that would cost, and what else there is. Writes nothing, reads no weight."""
+    prepared = _prepare(request, report)
+    return prepared.choice or Choice(prepared.plan, (), None)
 
 
 def train(request: TrainRequest, report: Reporter) -> TrainResult:
@@ -130,12 +136,15 @@ def _prepare(request: TrainRequest, report: Reporter) -> _Prepared:
     steps = order.steps if request.max_steps is None else min(order.steps, request.max_steps)
     _mention_short_run(recipe, order.steps, report)
     chosen = earlier_plan(checkpoint.plan, recipe, cap) if checkpoint is not None else None
+    choice = None
     if chosen is None:
-        chosen = choose_plan(base, copy.deepcopy(lora), workload(recipe, data, steps, order.steps), cap, device)
+        work = workload(recipe, data, steps, order.steps)
+        choice = compare_plans(base, copy.deepcopy(lora), work, cap, device, request.among)
+        chosen = choice.plan
         if checkpoint is not None:
             notice(report, "the memory cap is another one, so the plan is too: losses may differ in their last digits")
     report({"event": "plan", **chosen.to_json()})
-    return _Prepared(base, data, order, lora, start, identity, checkpoint, chosen)
+    return _Prepared(base, data, order, lora, start, identity, checkpoint, chosen, choice)
 
 
 def _mention_short_run(recipe: Recipe, steps: int, report: Reporter) -> None:

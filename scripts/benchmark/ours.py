@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pocketft.memory.planner import Plan
+    from pocketft.memory.plan import Plan
 
 _WIDE_LOGITS = 1 << 20  # of a tile of the loss
 
@@ -46,7 +46,7 @@ def train(job: Mapping[str, Any]) -> None:
     request = choices.request()
     from pocketft.training.session import train as run_training
 
-    narrowed = replace(request, among=one_of(job["among"]))  # type: ignore[call-arg,unused-ignore]
+    narrowed = replace(request, among=one_of(job["among"]))
     run_training(narrowed, lambda event: None)
 
 

@@ -12,11 +12,12 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 
 from pocketft.errors import CapTooSmall
 from pocketft.memory.footprint import measure_footprint
-from pocketft.memory.live_bytes import LiveBytes
 from pocketft.memory.meter import rss_bytes
-from pocketft.memory.planner import Plan, Workload, make_plan
+from pocketft.memory.plan import Plan, Workload
+from pocketft.memory.planner import make_plan
 from pocketft.memory.profile import MachineProfile
 from pocketft.memory.size import parse_size
+from pocketft.memory.tally import Tally
 from tests.engine.memory_source import MemorySource, as_affine4
 
 CONFIG = LlamaConfig(
@@ -30,7 +31,15 @@ CONFIG = LlamaConfig(
     tie_word_embeddings=True,
 )
 LORA = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM")
-PROFILE = MachineProfile(cores=2, bf16_gflops=600.0, fp32_gflops=180.0, dequantize_ns_per_weight=0.3)
+PROFILE = MachineProfile(
+    cores=2,
+    bf16_gflops=600.0,
+    fp32_gflops=180.0,
+    dequantize_ns_per_weight=0.3,
+    moved_gb_per_s=25.0,
+    operation_us=10.0,
+    disk_gb_per_s=1.0,
+)
 MB = 1 << 20
 
 
@@ -45,8 +54,8 @@ def plan_for(source: MemorySource, cap_bytes: int, row_tokens: int = 512) -> Pla
     return make_plan(CONFIG, source, copy.deepcopy(LORA), workload, PROFILE, cap_bytes)
 
 
-def test_live_bytes_sees_what_is_held_at_the_worst_moment() -> None:
-    with LiveBytes() as live:
+def test_tally_sees_what_is_held_at_the_worst_moment() -> None:
+    with Tally() as live:
         a = torch.empty(1000, device="meta")
         b = a + a
         c = b[:10]
@@ -59,7 +68,7 @@ def test_live_bytes_sees_what_is_held_at_the_worst_moment() -> None:
 
 def test_saved_tensors_count_until_backward_frees_them() -> None:
     x = torch.empty(1000, device="meta", requires_grad=True)
-    with LiveBytes() as live:
+    with Tally() as live:
         y = (x.exp() * 2).sum()
         assert live.current >= 4000
         y.backward()

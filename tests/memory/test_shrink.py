@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pocketft.engine.loss import LossTiles
-from pocketft.memory.planner import Plan
+from pocketft.memory.plan import Plan
 from pocketft.memory.shrink import BEFORE_A_STEP, BETWEEN_BLOCKS, Change, ModelSizes, next_change
 
 SIZES = ModelSizes(dense_bytes=(100,) * 4, packed_bytes=(30,) * 4, hidden_size=8)

@@ -17,8 +17,9 @@ from pocketft.engine.loss import LossTiles
 from pocketft.engine.model import EngineModel, build_model
 from pocketft.engine.residency import Residence
 from pocketft.errors import MemoryCapError
+from pocketft.memory.candidates import TILES
 from pocketft.memory.guard import Guard
-from pocketft.memory.planner import TILES, Plan
+from pocketft.memory.plan import Plan
 from pocketft.memory.shrink import BEFORE_A_STEP
 from pocketft.training.planned_model import PlannedModel
 from tests.engine.memory_source import MemorySource, as_affine4

@@ -1,0 +1,243 @@
+"""Every plan worth considering for a workload, each with its predicted peak and speed.
+
+    predicted peak = what is in memory already (imports) + what kernels add when first used
+                     + weights where they live + adapter, gradients and optimizer
+                     + inputs of all blocks and call arguments + graphs that are kept
+                     + the larger of a block's and the loss's workspace + what the allocator keeps
+
+Knows sizes and rates (`footprint.py`, `throughput.py`); reads no weight and no text.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from peft import LoraConfig
+from transformers import PretrainedConfig
+
+from pocketft.engine.loss import LossTiles
+from pocketft.engine.residency import Residence
+from pocketft.engine.weights import WeightSource
+from pocketft.memory.allocator import release_code, release_freed_memory
+from pocketft.memory.footprint import Footprint, loss_cost, measure_footprint
+from pocketft.memory.meter import rss_bytes
+from pocketft.memory.plan import Plan, Workload
+from pocketft.memory.profile import MachineProfile
+from pocketft.memory.tally import Cost
+from pocketft.memory.throughput import Work, step_seconds
+
+# Kernels compiled at first use (oneDNN keeps them, about 0.4 MB each, up to the number that `cli/environment.py`
+# allows), code that runs for the first time, stacks of threads, scratch of the dequantization. Measured 45-95 MB on
+# 2 cores, growing over the first steps.
+FIRST_USE_BYTES = 96 << 20
+CAN_SPILL = hasattr(os, "preadv")
+TILES = (LossTiles(4096, 512), LossTiles(2048, 256), LossTiles(1024, 128), LossTiles(256, 64))
+
+_TIGHT_SLOWER = 1.1
+_SPILL_S_PER_BYTE = 2.5e-9  # written to the page cache and read back
+_FRUGALITY = [
+    (tight, spill) for tight in (False, True) for spill in ((False, True) if CAN_SPILL else (False,))
+]  # tight allocator, inputs in a file
+_TOGETHER_TOKENS = 4096  # more rows than this together gain nothing: the fixed cost of operations is gone by then
+_SHARES = 8  # kept graphs and mixed residences are tried in eighths of the blocks
+_OPTIMIZER_BYTES_MOVED = 28  # of one number: gradient, parameter and two moments read, three written, fp32
+
+
+@dataclass(frozen=True)
+class Mix:
+    """Where the blocks' weights live, and what that costs."""
+
+    residences: tuple[Residence, ...]
+    weight_bytes: int
+    shared_weights: int
+    streamed_bytes: int
+
+
+class Candidates:
+    """Sizes that all plans of a workload share, computed once."""
+
+    def __init__(
+        self,
+        config: PretrainedConfig,
+        source: WeightSource,
+        lora: LoraConfig,
+        workload: Workload,
+        profile: MachineProfile,
+        dtype: str,
+    ) -> None:
+        self.config, self.source, self.lora = config, source, lora
+        self.workload, self.profile, self.dtype = workload, profile, dtype
+        self.itemsize = self._torch_dtype.itemsize
+        self._footprints: dict[int, Footprint] = {}
+        names = [name for name in source.block_names() if name.startswith("block.")]
+        specs = [source.block_spec(name) for name in names]
+        self._packed = [spec.nbytes for spec in specs]
+        self._weights = [sum(t.numel for t in spec.tensors if len(t.shape) == 2) for spec in specs]
+        self._dense = [weights * self.itemsize for weights in self._weights]
+        ends = [name for name in ("embedding", "head", "norm") if name in source.block_names()]
+        self._ends_bytes = sum(source.block_spec(name).nbytes for name in ends)
+        self._mixes = [self._mix(residences) for residences in _residence_mixes(len(specs))]
+        for micro_batch in self.micro_batches:
+            self._footprint(micro_batch)  # imports the model's code, which then counts as what it is
+        self._loss_costs = {tiles: self._loss_cost(tiles) for tiles in TILES}
+        release_freed_memory()  # of whatever this process did before
+        release_code()
+        self.imports_bytes = rss_bytes()
+
+    @property
+    def micro_batches(self) -> list[int]:
+        """What the person asked for; else one row, and more as long as that pays."""
+        workload = self.workload
+        if workload.micro_batch is not None:
+            return [workload.micro_batch]
+        sizes = [1]
+        while sizes[-1] < workload.rows_per_step and 2 * sizes[-1] * workload.row_tokens <= _TOGETHER_TOKENS:
+            sizes.append(min(2 * sizes[-1], workload.rows_per_step))
+        return sizes
+
+    def plans(self, cap_bytes: int) -> Iterator[Plan]:
+        """All of them, whether they fit or not, the fullest first."""
+        for micro_batch in reversed(self.micro_batches):
+            for kept in self._kept_choices:
+                for tiles in TILES:
+                    for mix in self._mixes:
+                        for tight, spill in _FRUGALITY:
+                            yield self._plan(micro_batch, mix, kept, tiles, tight, spill, cap_bytes)
+
+    @property
+    def _torch_dtype(self) -> torch.dtype:
+        return torch.bfloat16 if self.dtype == "bfloat16" else torch.float32
+
+    @property
+    def _kept_choices(self) -> list[int]:
+        blocks = len(self._packed)
+        if self.workload.forward_only:
+            return [0]
+        return sorted({blocks * share // _SHARES for share in range(_SHARES + 1)}, reverse=True)
+
+    @property
+    def _step_hidden_bytes(self) -> int:
+        """Hidden states of all tokens of a step, once."""
+        return self.workload.tokens_per_step * self.config.hidden_size * self.itemsize
+
+    def _footprint(self, micro_batch: int) -> Footprint:
+        if micro_batch not in self._footprints:
+            shape = (micro_batch, self.workload.row_tokens)
+            footprint = measure_footprint(self.config, self.source, self.lora, shape, self._torch_dtype)
+            self._footprints[micro_batch] = footprint
+        return self._footprints[micro_batch]
+
+    def _plan(
+        self, micro_batch: int, mix: Mix, kept: int, tiles: LossTiles, tight: bool, spill: bool, cap_bytes: int
+    ) -> Plan:
+        footprint, forward_only = self._footprints[micro_batch], self.workload.forward_only
+        micro_batches = -(-self.workload.rows_per_step // micro_batch)
+        rises = {
+            "block": footprint.forward_bytes
+            if forward_only
+            else max(footprint.forward_bytes, footprint.backward_bytes),
+            "loss": self._loss_bytes(tiles),
+            "kept": micro_batches * footprint.kept_bytes if kept else 0,
+        }
+        # gradients and optimizer beside the parameters; without training, the copy that is loaded from
+        per_number = 8 if forward_only else 8 + self.workload.optimizer_bytes
+        held_inputs = 2 if forward_only or spill else len(mix.residences) + 1
+        components = {
+            "imports": self.imports_bytes,
+            "first_use": FIRST_USE_BYTES,
+            "weights": self._ends_bytes + mix.weight_bytes,
+            "adapter": footprint.adapter_numbers * per_number,
+            "block_inputs": held_inputs * self._step_hidden_bytes + micro_batches * footprint.arguments_bytes,
+            "kept_graphs": kept * micro_batches * footprint.kept_bytes,
+            "workspace": max(rises["block"], rises["loss"]),
+            "cache": self.workload.cache_bytes,
+        }
+        components["allocator"] = _gap_bytes(components, tight)
+        seconds = step_seconds(self._work(footprint, micro_batches, mix, kept, tiles), self.profile, self.dtype)
+        if tight:
+            seconds *= _TIGHT_SLOWER
+        if spill:
+            seconds += len(mix.residences) * self._step_hidden_bytes * _SPILL_S_PER_BYTE
+        tokens_per_s = self.workload.tokens_per_step / seconds
+        return Plan(
+            micro_batch=micro_batch,
+            residences=mix.residences,
+            kept_blocks=kept,
+            loss_tiles=tiles,
+            compute_dtype=self.dtype,
+            components=components,
+            tight_allocator=tight,
+            spill_inputs=spill,
+            rises=rises,
+            cap_bytes=cap_bytes,
+            tokens_per_s=tokens_per_s,
+            total_s=self.workload.tokens / tokens_per_s,
+        )
+
+    def _work(self, footprint: Footprint, micro_batches: int, mix: Mix, kept: int, tiles: LossTiles) -> Work:
+        """Of one optimizer step. Forward and backward bind each shared block once."""
+        head = self.config.vocab_size * self.config.hidden_size
+        if self.workload.forward_only:
+            return Work(footprint.forward * micro_batches, mix.shared_weights + head, mix.streamed_bytes)
+        again = 1.0 - kept / len(mix.residences)
+        cost = (footprint.forward + footprint.backward + footprint.recompute * again) * micro_batches
+        cost += self._loss_costs[tiles]
+        cost += Cost(moved_bytes=footprint.adapter_numbers * _OPTIMIZER_BYTES_MOVED)
+        return Work(cost, 2 * mix.shared_weights + head, 2 * mix.streamed_bytes)
+
+    def _loss_cost(self, tiles: LossTiles) -> Cost:
+        tokens = self.workload.tokens_per_step
+        visits = tokens / tiles.tokens * self.config.vocab_size / tiles.vocab_rows
+        return loss_cost(self.config.hidden_size, tiles, self._torch_dtype) * visits
+
+    def _loss_bytes(self, tiles: LossTiles) -> int:
+        """Normed states, their loss rows and gradients; the running sums in fp32; one tile."""
+        hidden = 4 * self._step_hidden_bytes
+        running = self.workload.tokens_per_step * self.config.hidden_size * 4
+        return hidden + running + tile_bytes(tiles, self.config.hidden_size, self.itemsize)
+
+    def _mix(self, residences: tuple[Residence, ...]) -> Mix:
+        shared = [w for kind, w in zip(residences, self._weights, strict=True) if kind != "dense"]
+        streamed = [p for kind, p in zip(residences, self._packed, strict=True) if kind == "streamed"]
+        return Mix(residences, weight_bytes(residences, self._dense, self._packed), sum(shared), sum(streamed))
+
+
+def weight_bytes(residences: Sequence[Residence], dense: Sequence[int], packed: Sequence[int]) -> int:
+    """What the weights of all blocks take, the scratch and the buffer that they share included."""
+    total, scratch, buffer = 0, 0, 0
+    for kind, dense_bytes, packed_bytes in zip(residences, dense, packed, strict=True):
+        if kind == "dense":
+            total += dense_bytes
+            continue
+        scratch = max(scratch, dense_bytes)
+        if kind == "packed":
+            total += packed_bytes
+        else:
+            buffer = max(buffer, packed_bytes)
+    return total + scratch + buffer
+
+
+def tile_bytes(tiles: LossTiles, hidden_size: int, itemsize: int) -> int:
+    """Logits and their fp32 copy, and the rows of the head."""
+    return tiles.tokens * tiles.vocab_rows * (itemsize + 4) + tiles.vocab_rows * hidden_size * (itemsize + 4)
+
+
+def _gap_bytes(components: dict[str, int], tight: bool) -> int:
+    """Freed memory that the allocator keeps (`allocator.py`), by what is allocated and freed again and again."""
+    churn, inputs, kept = (components[name] for name in ("workspace", "block_inputs", "kept_graphs"))
+    return int(0.4 * churn + 0.15 * inputs + 0.05 * kept if tight else churn + 0.2 * inputs + 0.25 * kept)
+
+
+def _residence_mixes(blocks: int) -> Iterator[tuple[Residence, ...]]:
+    """All dense; some dense, the others packed or streamed; some packed, the others streamed."""
+    counts = sorted({blocks * share // _SHARES for share in range(_SHARES + 1)}, reverse=True)
+    pairs: tuple[tuple[Residence, Residence], ...] = (
+        ("dense", "packed"),
+        ("dense", "streamed"),
+        ("packed", "streamed"),
+    )
+    mixes = [(first,) * count + (rest,) * (blocks - count) for first, rest in pairs for count in counts]
+    yield from dict.fromkeys(mixes)

@@ -1,0 +1,104 @@
+"""What is to be trained, and how: the data that planner, guard, shrinking and training share.
+
+Knows no model and computes nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+
+from pocketft.engine.loss import LossTiles
+from pocketft.engine.residency import RESIDENCES, Residence
+
+_RISE = 1.5  # what kernels take for themselves while they run is not among the tensors that are counted
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What is to be trained: `rows_per_step` rows of at most `row_tokens` tokens an optimizer step, `tokens` in all.
+
+    `micro_batch` is the number of rows computed together where the person fixed it. `optimizer_bytes` are per adapter
+    number. `forward_only`: nothing is trained, the text is only scored or answered.
+    """
+
+    rows_per_step: int
+    row_tokens: int
+    tokens: int
+    micro_batch: int | None
+    optimizer_bytes: int
+    forward_only: bool = False
+    cache_bytes: int = 0  # keys and values of an answer
+
+    @property
+    def tokens_per_step(self) -> int:
+        return self.rows_per_step * self.row_tokens
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How to train, and what that is predicted to cost. `rises` are what a block, the loss and the graphs kept of one
+    block take for a while.
+    """
+
+    micro_batch: int
+    residences: tuple[Residence, ...]
+    kept_blocks: int
+    loss_tiles: LossTiles
+    compute_dtype: str
+    components: dict[str, int]
+    tight_allocator: bool
+    spill_inputs: bool
+    rises: dict[str, int]
+    cap_bytes: int
+    tokens_per_s: float
+    total_s: float
+
+    @property
+    def predicted_peak_bytes(self) -> int:
+        return sum(self.components.values())
+
+    @property
+    def rise_bytes(self) -> int:
+        """The most that memory grows between two looks of the guard."""
+        return int(_RISE * max(self.rises["block"], self.rises["loss"])) + self.rises["kept"]
+
+    @property
+    def held_bytes(self) -> int:
+        """What gathers in the course of a step and is gone at its end."""
+        return self.components["block_inputs"] + self.components["kept_graphs"]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return torch.bfloat16 if self.compute_dtype == "bfloat16" else torch.float32
+
+    @property
+    def choice(self) -> str:
+        kinds = {kind: self.residences.count(kind) for kind in RESIDENCES}
+        weights = ", ".join(f"{count} {kind}" for kind, count in kinds.items() if count)
+        again = len(self.residences) - self.kept_blocks
+        allocator = "; memory given back at once" if self.tight_allocator else ""
+        allocator += "; inputs of blocks in a file" if self.spill_inputs else ""
+        return (
+            f"{weights} blocks; {again} computed again for the gradient; "
+            f"micro-batch {self.micro_batch}; {self.compute_dtype}{allocator}"
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            **asdict(replace(self, residences=())),
+            "residences": {kind: self.residences.count(kind) for kind in RESIDENCES},
+            "predicted_peak_bytes": self.predicted_peak_bytes,
+            "choice": self.choice,
+        }
+
+    @classmethod
+    def from_json(cls, saved: dict[str, Any], cap_bytes: int) -> Plan:
+        """The plan that `to_json` wrote, under a cap of its own."""
+        counts = saved["residences"]
+        given = {name: saved[name] for name in cls.__dataclass_fields__}
+        residences = tuple(kind for kind in RESIDENCES for _ in range(counts[kind]))
+        given.update(residences=residences, loss_tiles=LossTiles(**saved["loss_tiles"]), cap_bytes=cap_bytes)
+        return cls(**given)
