@@ -228,7 +228,7 @@ def tile_bytes(tiles: LossTiles, hidden_size: int, itemsize: int) -> int:
 def _gap_bytes(components: dict[str, int], tight: bool) -> int:
     """Freed memory that the allocator keeps (`allocator.py`), by what is allocated and freed again and again."""
     churn, inputs, kept = (components[name] for name in ("workspace", "block_inputs", "kept_graphs"))
-    return int(0.4 * churn + 0.15 * inputs + 0.05 * kept if tight else churn + 0.2 * inputs + 0.25 * kept)
+    return int(0.4 * churn + 0.15 * inputs + 0.05 * kept if tight else churn + 0.2 * inputs + 0.16 * kept)
 
 
 def _residence_mixes(blocks: int) -> Iterator[tuple[Residence, ...]]:

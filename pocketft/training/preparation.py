@@ -143,8 +143,11 @@ def _cuda_dtype() -> str:
 
 def earlier_plan(saved: dict[str, Any], recipe: Recipe, cap: int) -> Plan | None:
     """The plan of a run that is resumed, if it is to be kept: another one would add in another order, and the losses
-    would differ in their last digits. None where the cap was changed or the plan does not fit what is free now.
+    would differ in their last digits. None where the cap was changed, the plan does not fit what is free now, or it was
+    written by another version.
     """
+    if not saved.keys() >= set(Plan.__dataclass_fields__):
+        return None
     if saved["cap_bytes"] != cap and (recipe.memory.max is not None or saved["predicted_peak_bytes"] > cap):
         return None
     return Plan.from_json(saved, cap)
