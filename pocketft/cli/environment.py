@@ -20,9 +20,9 @@ _DEFAULTS = {
     "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
     # Tokenizer threads would compete with the matrix products for the cores, and warn at every fork.
     "TOKENIZERS_PARALLELISM": "false",
-    # Threads that wait for each other sleep instead of spinning: beside another busy program a step took half to two
-    # thirds of the time, and no longer on an idle machine.
-    "OMP_WAIT_POLICY": "PASSIVE",
+    # Threads that wait for each other spin for some microseconds, then sleep: without spinning a step of many small
+    # operations takes a fifth longer, and with the usual milliseconds of it a busy program beside takes most of the time.
+    "GOMP_SPINCOUNT": "2000",
     # oneDNN keeps up to 1024 compiled kernels, one for each shape of a product, about 0.4 MB each: rows of many lengths
     # made a run grow by 600 MB. 64 hold the shapes of one step.
     "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64",
