@@ -21,7 +21,8 @@ _DEFAULTS = {
     # Tokenizer threads would compete with the matrix products for the cores, and warn at every fork.
     "TOKENIZERS_PARALLELISM": "false",
     # Threads that wait for each other spin for some microseconds, then sleep: without spinning a step of many small
-    # operations takes a fifth longer, and with the usual milliseconds of it a busy program beside takes most of the time.
+    # operations takes a fifth longer, and with the usual milliseconds of it a busy program beside takes most of the
+    # time.
     "GOMP_SPINCOUNT": "2000",
     # oneDNN keeps up to 1024 compiled kernels, one for each shape of a product, about 0.4 MB each: rows of many lengths
     # made a run grow by 600 MB. 64 hold the shapes of one step.

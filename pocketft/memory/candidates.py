@@ -147,7 +147,7 @@ class Candidates:
         held_inputs = 2 if forward_only or spill else len(mix.residences) + 1
         components = {
             "imports": self.imports_bytes,
-            "first_use": FIRST_USE_BYTES,
+            "first_use": FIRST_USE_BYTES // 2 if forward_only else FIRST_USE_BYTES,
             "weights": self._ends_bytes + mix.weight_bytes,
             "adapter": footprint.adapter_numbers * per_number,
             "block_inputs": held_inputs * self._step_hidden_bytes + micro_batches * footprint.arguments_bytes,

@@ -5,8 +5,9 @@ Each function takes what the one before it gave. No weight is read before `build
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -131,10 +132,20 @@ def compare_plans(
     """The fastest plan under the cap, of those that `among` allows, and what it beat. Raises CapTooSmall where there is
     none.
     """
+    _load_quantizer(base, work)
     profile = machine_profile()
     dtype = {"cpu": profile.compute_dtype, "cuda": _cuda_dtype()}.get(device.type, "float32")
     with _engine_errors(base):
         return make_choice(base.config, base.model.store, lora, work, profile, cap, dtype, among)
+
+
+def _load_quantizer(base: Base, work: Workload) -> None:
+    """bitsandbytes, where the run will use it: loaded now, it is counted with what is in memory already."""
+    store = base.model.store
+    kinds = {tensor.kind for name in store.block_names() for tensor in store.block_spec(name).tensors}
+    if "nf4" in kinds or work.optimizer_bytes == _OPTIMIZER_BYTES["adamw8bit"]:
+        with suppress(ImportError, RuntimeError):  # who needs it says so
+            importlib.import_module("bitsandbytes")
 
 
 def _cuda_dtype() -> str:

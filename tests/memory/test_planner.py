@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from pocketft.errors import CapTooSmall
 from pocketft.memory.footprint import measure_footprint
 from pocketft.memory.meter import rss_bytes
 from pocketft.memory.plan import Plan, Workload
-from pocketft.memory.planner import make_plan
+from pocketft.memory.planner import Choice, make_choice, make_plan
 from pocketft.memory.profile import MachineProfile
 from pocketft.memory.size import parse_size
 from pocketft.memory.tally import Tally
@@ -110,6 +111,39 @@ def test_rows_too_long_for_the_cap_are_answered_with_a_length_that_fits(source: 
         plan_for(source, cap, row_tokens=8192)
     shorter = int(str(refused.value).rpartition("=")[2])
     assert plan_for(source, cap + 10 * MB, row_tokens=shorter).predicted_peak_bytes <= cap + 10 * MB
+
+
+def test_what_is_computed_is_counted() -> None:
+    x, w = torch.empty(8, 16, device="meta"), torch.empty(4, 16, device="meta")
+    with Tally() as tally:
+        torch.mm(x, w.t(), out=torch.empty(8, 4, device="meta"))
+        torch.nn.functional.linear(x, w).relu_()
+    assert tally.cost.flops == 2 * (2 * 8 * 16 * 4)
+    assert tally.cost.operations == 4  # empty, two products, relu_; a transposed view is none
+    assert tally.cost.moved_bytes >= 4 * 2 * (8 * 16 + 4 * 16 + 8 * 4)
+
+
+def choice_for(source: MemorySource, cap_bytes: int, among: Callable[[Plan], bool] | None = None) -> Choice:
+    workload = Workload(rows_per_step=4, row_tokens=512, tokens=100_000, micro_batch=None, optimizer_bytes=8)
+    return make_choice(CONFIG, source, copy.deepcopy(LORA), workload, PROFILE, cap_bytes, None, among)
+
+
+def test_a_choice_says_what_it_beat_and_what_more_memory_would_buy(source: MemorySource) -> None:
+    tight = choice_for(source, advised_cap_bytes(source) + 30 * MB)
+    assert 2 <= len(tight.alternatives) <= 3
+    for other in tight.alternatives:
+        assert other.fits == ("slower" in other.reason)
+        if not other.fits:
+            assert parse_size(other.reason.split("--memory ")[1]) > tight.plan.cap_bytes
+    assert tight.with_more is not None and tight.with_more.tokens_per_s > tight.plan.tokens_per_s
+    roomy = choice_for(source, 4000 * MB)
+    assert roomy.with_more is None and roomy.to_json()["with_more"] is None
+    assert all(other.plan.tokens_per_s <= 1.03 * roomy.plan.tokens_per_s for other in roomy.alternatives)
+
+
+def test_who_compares_plans_gets_the_fastest_of_a_kind(source: MemorySource) -> None:
+    streamed = choice_for(source, 4000 * MB, lambda plan: set(plan.residences) == {"streamed"}).plan
+    assert streamed.residences == ("streamed",) * 8 and streamed.kept_blocks == 8
 
 
 def test_planning_reads_no_weight() -> None:
