@@ -111,7 +111,7 @@ def _merged_rows(
     step = max(1, ROWS_WEIGHTS // max(1, stored.shape[1] if len(stored.shape) > 1 else 1))
     for start in range(0, stored.shape[0], step):
         stop = min(start + step, stored.shape[0])
-        packed = base.model.store.read_rows(stored.block, stored.name, start, stop)
+        packed = base.model.store.read_rows(stored.block, stored.name, [(start, stop)])
         exact = torch.empty(packed.shape)
         dequantize(packed, exact)
         if factors is not None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from pocketft.engine.packed import PackedTensor, dequantize
+from pocketft.engine.packed import Rows, dequantize
 
 HEAD_TILE_ROWS = 4096
 
@@ -16,7 +16,7 @@ HEAD_TILE_ROWS = 4096
 class PackedEmbedding(nn.Module):
     """Looks up rows, then lets the model's own embedding module do the rest (Gemma scales by sqrt(d))."""
 
-    def __init__(self, original: nn.Embedding, packed: PackedTensor, dtype: torch.dtype) -> None:
+    def __init__(self, original: nn.Embedding, packed: Rows, dtype: torch.dtype) -> None:
         super().__init__()
         self.original, self.packed, self.dtype = original, packed, dtype
         original.padding_idx = None  # it would be compared with the number of rows looked up, not with the vocabulary
@@ -38,7 +38,7 @@ class PackedEmbedding(nn.Module):
 class PackedHead(nn.Module):
     """hidden (..., d) -> logits (..., V), dequantizing a tile of the vocabulary at a time."""
 
-    def __init__(self, packed: PackedTensor) -> None:
+    def __init__(self, packed: Rows) -> None:
         super().__init__()
         self.packed = packed
 

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pocketft.engine.packed import PackedTensor, dequantize
+from pocketft.engine.packed import PackedTensor, Rows, dequantize
 
 
 @dataclass(frozen=True)
@@ -54,19 +54,19 @@ class _Running:
         return _Running(self.maximum[start:stop], self.total[start:stop], weighted, self.target_logit[start:stop])
 
 
-def head_loss(hidden: Tensor, targets: Tensor, head: PackedTensor, tiles: LossTiles) -> Tensor:
+def head_loss(hidden: Tensor, targets: Tensor, head: Rows, tiles: LossTiles) -> Tensor:
     """Sum over tokens of -log p(target). hidden (N, d), targets (N,) without ignored ones -> scalar fp32."""
     running = _sweep(hidden, targets, head, tiles, with_grad=False)
     return _losses(running).sum()
 
 
-def head_token_losses(hidden: Tensor, targets: Tensor, head: PackedTensor, tiles: LossTiles) -> tuple[Tensor, Tensor]:
+def head_token_losses(hidden: Tensor, targets: Tensor, head: Rows, tiles: LossTiles) -> tuple[Tensor, Tensor]:
     """Of each token -log p(target), (N,) fp32, and whether the target is what the model would say next, (N,) bool."""
     running = _sweep(hidden, targets, head, tiles, with_grad=False)
     return _losses(running)[:, 0], (running.target_logit > running.maximum)[:, 0]
 
 
-def head_loss_and_grad(hidden: Tensor, targets: Tensor, head: PackedTensor, tiles: LossTiles) -> tuple[Tensor, Tensor]:
+def head_loss_and_grad(hidden: Tensor, targets: Tensor, head: Rows, tiles: LossTiles) -> tuple[Tensor, Tensor]:
     """The sum of the losses and its gradient with respect to `hidden`, (N, d) fp32."""
     running = _sweep(hidden, targets, head, tiles, with_grad=True)
     losses = _losses(running)
@@ -104,7 +104,7 @@ class _Scratch:
         return self._values[: tokens * rows].view(tokens, rows)
 
 
-def _sweep(hidden: Tensor, targets: Tensor, head: PackedTensor, tiles: LossTiles, with_grad: bool) -> _Running:
+def _sweep(hidden: Tensor, targets: Tensor, head: Rows, tiles: LossTiles, with_grad: bool) -> _Running:
     tokens, vocab = hidden.shape[0], head.shape[0]
     running = _Running.start(hidden, with_grad)
     scratch = _Scratch(hidden, tiles, vocab)

@@ -18,7 +18,7 @@ from transformers import PretrainedConfig
 from pocketft.engine.batch import MicroBatch
 from pocketft.engine.linear import LinearGroup
 from pocketft.engine.lora import attach_lora, lora_parameters, without_adapter
-from pocketft.engine.packed import PackedTensor
+from pocketft.engine.packed import Rows
 from pocketft.engine.residency import BlockResidency, Residence
 from pocketft.engine.skeleton import build_skeleton, call_arguments
 from pocketft.engine.weights import WeightSource
@@ -33,13 +33,16 @@ def build_model(
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
     seed: int = 0,
+    stream_ends: bool = False,
 ) -> EngineModel:
     """Build the frozen base with a fresh adapter (or none). `residences` has one entry per block; all dense if None.
+
+    With `stream_ends`, rows of the embedding and the head are read from `source` when they are used.
 
     The adapter's initial values depend on `seed` alone. Raises UnsupportedModel (a ValueError) for architectures whose
     mathematics the engine does not carry, and ValueError when `lora` targets no layer.
     """
-    return EngineModel(config, source, lora, residences, dtype, torch.device(device), seed)
+    return EngineModel(config, source, lora, residences, dtype, torch.device(device), seed, stream_ends)
 
 
 class EngineModel:
@@ -54,9 +57,10 @@ class EngineModel:
         dtype: torch.dtype,
         device: torch.device,
         seed: int,
+        stream_ends: bool,
     ) -> None:
         self.dtype, self.device = dtype, device
-        self._skeleton = build_skeleton(config, source, dtype, device)
+        self._skeleton = build_skeleton(config, source, dtype, device, stream_ends)
         self.model: nn.Module = self._skeleton.model
         if lora is not None:
             self.model = attach_lora(self._skeleton.model, lora, seed).eval()
@@ -77,7 +81,7 @@ class EngineModel:
         return norm
 
     @property
-    def head(self) -> PackedTensor:
+    def head(self) -> Rows:
         return self._skeleton.head.packed
 
     def block_end(self, index: int) -> LinearGroup | None:

@@ -26,6 +26,7 @@ import logging
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -37,6 +38,19 @@ KINDS = ("f32", "f16", "bf16", "int8", "nf4", "affine4", "affine8")
 _CHUNK_WEIGHTS = 1 << 20
 
 _scratch = threading.local()
+
+
+class Rows(Protocol):
+    """The rows of a packed matrix, wherever they lie."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def rows(self, start: int, stop: int) -> PackedTensor: ...
+
+    def take(self, ids: Tensor) -> PackedTensor:
+        """The rows `ids` (1-D, int64), in that order."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -22,9 +22,9 @@ from pocketft.engine.attention import TiledMask, register_attention
 from pocketft.engine.embedding import PackedEmbedding, PackedHead
 from pocketft.engine.linear import FrozenLinear, LinearGroup
 from pocketft.engine.norm import replace_rms_norms
-from pocketft.engine.packed import PackedTensor, dequantize
+from pocketft.engine.packed import PackedTensor, Rows, dequantize
 from pocketft.engine.residency import BlockWeights, GroupWeights
-from pocketft.engine.weights import WeightSource
+from pocketft.engine.weights import StreamedRows, WeightSource
 
 
 class UnsupportedModel(ValueError):
@@ -49,9 +49,14 @@ class Skeleton:
 
 
 def build_skeleton(
-    config: PretrainedConfig, source: WeightSource, dtype: torch.dtype, device: torch.device
+    config: PretrainedConfig,
+    source: WeightSource,
+    dtype: torch.dtype,
+    device: torch.device,
+    stream_ends: bool = False,
 ) -> Skeleton:
-    """Build the model around `source`. Only norms, biases, the packed embedding and the packed head are read.
+    """Build the model around `source`. Only norms, biases, the packed embedding and the packed head are read; with
+    `stream_ends` the last two are not, but in use, row by row.
 
     Raises UnsupportedModel for architectures whose mathematics the engine does not carry.
     """
@@ -66,7 +71,7 @@ def build_skeleton(
     names = {module: name for name, module in model.named_modules()}
     _load_small_tensors(model, source, biases, dtype, device)
     replace_rms_norms(decoder)
-    embedding, head = _pack_ends(model, source, dtype, device)
+    embedding, head = _pack_ends(model, source, dtype, device, stream_ends)
     blocks, ends = [], []
     for index, (layer, arguments) in enumerate(zip(layers, _probe_arguments(decoder, dtype, device), strict=True)):
         linears = [m for m in layer.modules() if isinstance(m, FrozenLinear)]
@@ -289,10 +294,13 @@ def _stacked_bias(group: LinearGroup, biases: Mapping[FrozenLinear, Tensor], dty
 
 
 def _pack_ends(
-    model: Any, source: WeightSource, dtype: torch.dtype, device: torch.device
+    model: Any, source: WeightSource, dtype: torch.dtype, device: torch.device, stream: bool
 ) -> tuple[PackedEmbedding, PackedHead]:
-    rows = _only(source.read_block("embedding")).to(device)
-    head_rows = _only(source.read_block("head")).to(device) if "head" in source.block_names() else rows
+    def rows_of(block: str) -> Rows:
+        return StreamedRows(source, block, device) if stream else _only(source.read_block(block)).to(device)
+
+    rows = rows_of("embedding")
+    head_rows = rows_of("head") if "head" in source.block_names() else rows
     embedding = PackedEmbedding(model.get_input_embeddings(), rows, dtype)
     head = PackedHead(head_rows)
     model.set_input_embeddings(embedding)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from pocketft.engine.packed import PackedTensor
@@ -75,6 +76,32 @@ class WeightSource(Protocol):
         or, where none is given, a fresh one."""
         ...
 
+    def read_rows(self, name: str, tensor_name: str, ranges: Sequence[tuple[int, int]]) -> PackedTensor:
+        """The rows start:stop of each of `ranges`, one after another, of one tensor of block `name`."""
+        ...
+
     def read_tensors(self, name: str, tensor_names: Sequence[str]) -> dict[str, PackedTensor]:
         """Only these tensors of block `name`, in memory of their own: norms and biases, without the matrices."""
         ...
+
+
+class StreamedRows:
+    """The rows of a block's only matrix, read from the source whenever they are asked for: `Rows` without memory."""
+
+    def __init__(self, source: WeightSource, block: str, device: torch.device) -> None:
+        self._source, self._block, self._device = source, block, device
+        (self._spec,) = source.block_spec(block).tensors
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self._spec.shape
+
+    def rows(self, start: int, stop: int) -> PackedTensor:
+        return self._read([(start, stop)])
+
+    def take(self, ids: Tensor) -> PackedTensor:
+        distinct, places = ids.cpu().unique(return_inverse=True)
+        return self._read([(row, row + 1) for row in distinct.tolist()]).take(places.to(self._device))
+
+    def _read(self, ranges: Sequence[tuple[int, int]]) -> PackedTensor:
+        return self._source.read_rows(self._block, self._spec.name, ranges).to(self._device)

@@ -38,9 +38,13 @@ TILES = (LossTiles(4096, 512), LossTiles(2048, 256), LossTiles(1024, 128), LossT
 
 _TIGHT_SLOWER = 1.1
 _SPILL_S_PER_BYTE = 2.5e-9  # written to the page cache and read back
+# tight allocator, inputs in a file, embedding and head read as needed: what costs most comes last
 _FRUGALITY = [
-    (tight, spill) for tight in (False, True) for spill in ((False, True) if CAN_SPILL else (False,))
-]  # tight allocator, inputs in a file
+    (tight, spill, ends)
+    for ends in (False, True)
+    for tight in (False, True)
+    for spill in (((False, True) if not ends else (True,)) if CAN_SPILL else (False,))
+]
 _TOGETHER_TOKENS = 4096  # more rows than this together gain nothing: the fixed cost of operations is gone by then
 _SHARES = 8  # kept graphs and mixed residences are tried in eighths of the blocks
 _OPTIMIZER_BYTES_MOVED = 28  # of one number: gradient, parameter and two moments read, three written, fp32
@@ -77,8 +81,8 @@ class Candidates:
         self._packed = [spec.nbytes for spec in specs]
         self._weights = [sum(t.numel for t in spec.tensors if len(t.shape) == 2) for spec in specs]
         self._dense = [weights * self.itemsize for weights in self._weights]
-        ends = [name for name in ("embedding", "head", "norm") if name in source.block_names()]
-        self._ends_bytes = sum(source.block_spec(name).nbytes for name in ends)
+        ends = [source.block_spec(name).nbytes for name in ("embedding", "head") if name in source.block_names()]
+        self._ends_bytes, self._head_bytes = sum(ends), ends[-1]
         self._mixes = [self._mix(residences) for residences in _residence_mixes(len(specs))]
         for micro_batch in self.micro_batches:
             self._footprint(micro_batch)  # imports the model's code, which then counts as what it is
@@ -104,8 +108,8 @@ class Candidates:
             for kept in self._kept_choices:
                 for tiles in TILES:
                     for mix in self._mixes:
-                        for tight, spill in _FRUGALITY:
-                            yield self._plan(micro_batch, mix, kept, tiles, tight, spill, cap_bytes)
+                        for frugality in _FRUGALITY:
+                            yield self._plan(micro_batch, mix, kept, tiles, frugality, cap_bytes)
 
     @property
     def _torch_dtype(self) -> torch.dtype:
@@ -131,8 +135,15 @@ class Candidates:
         return self._footprints[micro_batch]
 
     def _plan(
-        self, micro_batch: int, mix: Mix, kept: int, tiles: LossTiles, tight: bool, spill: bool, cap_bytes: int
+        self,
+        micro_batch: int,
+        mix: Mix,
+        kept: int,
+        tiles: LossTiles,
+        frugality: tuple[bool, bool, bool],
+        cap_bytes: int,
     ) -> Plan:
+        tight, spill, stream_ends = frugality
         footprint, forward_only = self._footprints[micro_batch], self.workload.forward_only
         micro_batches = -(-self.workload.rows_per_step // micro_batch)
         rises = {
@@ -148,7 +159,7 @@ class Candidates:
         components = {
             "imports": self.imports_bytes,
             "first_use": FIRST_USE_BYTES // 2 if forward_only else FIRST_USE_BYTES,
-            "weights": self._ends_bytes + mix.weight_bytes,
+            "weights": self._ends_in_memory(stream_ends, micro_batch, tiles) + mix.weight_bytes,
             "adapter": footprint.adapter_numbers * per_number,
             "block_inputs": held_inputs * self._step_hidden_bytes + micro_batches * footprint.arguments_bytes,
             "kept_graphs": kept * micro_batches * footprint.kept_bytes,
@@ -161,6 +172,8 @@ class Candidates:
             seconds *= _TIGHT_SLOWER
         if spill:
             seconds += len(mix.residences) * self._step_hidden_bytes * _SPILL_S_PER_BYTE
+        if stream_ends:  # once a step, while nothing else is done
+            seconds += self._head_bytes / (self.profile.disk_gb_per_s * 1e9)
         tokens_per_s = self.workload.tokens_per_step / seconds
         return Plan(
             micro_batch=micro_batch,
@@ -171,6 +184,7 @@ class Candidates:
             components=components,
             tight_allocator=tight,
             spill_inputs=spill,
+            stream_ends=stream_ends,
             rises=rises,
             cap_bytes=cap_bytes,
             tokens_per_s=tokens_per_s,
@@ -187,6 +201,13 @@ class Candidates:
         cost += self._loss_costs[tiles]
         cost += Cost(moved_bytes=footprint.adapter_numbers * _OPTIMIZER_BYTES_MOVED)
         return Work(cost, 2 * mix.shared_weights + head, 2 * mix.streamed_bytes)
+
+    def _ends_in_memory(self, streamed: bool, micro_batch: int, tiles: LossTiles) -> int:
+        """All rows of embedding and head, or those that are looked at together."""
+        if not streamed:
+            return self._ends_bytes
+        rows = tiles.vocab_rows + max(tiles.tokens, micro_batch * self.workload.row_tokens)
+        return rows * self._head_bytes // self.config.vocab_size
 
     def _loss_cost(self, tiles: LossTiles) -> Cost:
         tokens = self.workload.tokens_per_step

@@ -133,6 +133,9 @@ class ShapesOnly:
     def read_block(self, name: str, buffer: Tensor | None = None) -> dict[str, PackedTensor]:
         return {t.name: _empty(t.shape) for t in self.block_spec(name).tensors}
 
+    def read_rows(self, name: str, tensor_name: str, ranges: Sequence[tuple[int, int]]) -> PackedTensor:
+        raise NotImplementedError("shapes have no rows")
+
     def read_tensors(self, name: str, tensor_names: Sequence[str]) -> dict[str, PackedTensor]:
         return {t.name: _empty(t.shape) for t in self.block_spec(name).tensors if t.name in tensor_names}
 

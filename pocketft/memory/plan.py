@@ -51,6 +51,7 @@ class Plan:
     components: dict[str, int]
     tight_allocator: bool
     spill_inputs: bool
+    stream_ends: bool  # rows of the embedding and the head are read from disk when they are used
     rises: dict[str, int]
     cap_bytes: int
     tokens_per_s: float
@@ -81,6 +82,7 @@ class Plan:
         again = len(self.residences) - self.kept_blocks
         allocator = "; memory given back at once" if self.tight_allocator else ""
         allocator += "; inputs of blocks in a file" if self.spill_inputs else ""
+        allocator += "; embedding and head read as needed" if self.stream_ends else ""
         return (
             f"{weights} blocks; {again} computed again for the gradient; "
             f"micro-batch {self.micro_batch}; {self.compute_dtype}{allocator}"

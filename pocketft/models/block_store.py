@@ -100,18 +100,21 @@ class BlockStore:
                 found[tensor.name] = _view_tensor(tensor, buffer, start)
         return found
 
-    def read_rows(self, name: str, tensor_name: str, start: int, stop: int) -> PackedTensor:
-        """Rows start:stop of one tensor of block `name`, in memory of their own."""
+    def read_rows(self, name: str, tensor_name: str, ranges: Sequence[tuple[int, int]]) -> PackedTensor:
+        """The rows start:stop of each of `ranges`, one after another, in memory of their own."""
         spec = next(tensor for tensor in self._specs[name].tensors if tensor.name == tensor_name)
         path, parts = self._path(name), {}
+        count = sum(stop - start for start, stop in ranges)
         with path.open("rb", buffering=0) as file:
             for part in spec.parts:
                 row_bytes = part.nbytes // spec.shape[0]
-                buffer = torch.empty((stop - start) * row_bytes, dtype=torch.uint8)
-                file.seek(part.offset + start * row_bytes)
-                _read_into(file, _bytes_of(buffer), path)
-                parts[part.name] = buffer.view(getattr(torch, part.dtype)).view(stop - start, *part.shape[1:])
-        return PackedTensor(spec.kind, (stop - start, *spec.shape[1:]), parts, spec.group_size, spec.zero_point)
+                buffer = torch.empty(count * row_bytes, dtype=torch.uint8)
+                target, at = _bytes_of(buffer), 0
+                for start, stop in ranges:
+                    file.seek(part.offset + start * row_bytes)
+                    _read_into(file, target[at : (at := at + (stop - start) * row_bytes)], path)
+                parts[part.name] = buffer.view(getattr(torch, part.dtype)).view(count, *part.shape[1:])
+        return PackedTensor(spec.kind, (count, *spec.shape[1:]), parts, spec.group_size, spec.zero_point)
 
     def verify(self) -> list[str]:
         """Names of the blocks whose bytes are not those that were written. Reads everything."""

@@ -179,6 +179,7 @@ def build_planned(
             dtype=plan.dtype,
             device=device,
             seed=seed,
+            stream_ends=plan.stream_ends,
         )
     return model, PlannedModel(model, plan, Guard(plan.cap_bytes))
 

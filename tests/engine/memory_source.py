@@ -73,6 +73,9 @@ class MemorySource:
             placed[tensor_name] = replace(tensor, parts=parts)
         return placed
 
+    def read_rows(self, name: str, tensor_name: str, ranges: Sequence[tuple[int, int]]) -> PackedTensor:
+        return self.blocks[name][tensor_name].take(torch.cat([torch.arange(*one) for one in ranges]))
+
     def read_tensors(self, name: str, tensor_names: Sequence[str]) -> dict[str, PackedTensor]:
         return {n: self.blocks[name][n] for n in tensor_names}
 

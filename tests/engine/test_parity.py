@@ -161,6 +161,19 @@ def test_every_residence_gives_the_same_gradients(name: str, residence: str) -> 
     assert_same(model, [random_batch(6), random_batch(7)], name, source, StepSettings(TILES))  # buffers reused
 
 
+@pytest.mark.parametrize("name", ["llama", "llama-tied-biases", "gemma3"])
+def test_rows_of_embedding_and_head_read_as_needed_change_no_bit(name: str) -> None:
+    source, batches = source_of(name, "affine4"), [random_batch(8), random_batch(9, rows=2)]
+    steps = []
+    for stream_ends in (False, True):
+        model = build_model(CONFIGS[name], source, lora=copy.deepcopy(LORA), stream_ends=stream_ends)
+        losses = train_step(model, batches, StepSettings(TILES)).loss, eval_loss(model, batches, StepSettings(TILES))
+        steps.append((losses, [p.grad for _, p in model.lora_parameters()]))
+    (losses, gradients), (losses_streamed, gradients_streamed) = steps
+    assert losses == losses_streamed
+    assert all(torch.equal(a, b) for a, b in zip(gradients, gradients_streamed, strict=True))
+
+
 @pytest.mark.parametrize("name", ["llama-tied-biases", "gemma3"])
 def test_kept_graphs_change_nothing(name: str) -> None:
     source = source_of(name, "f32")

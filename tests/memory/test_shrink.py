@@ -24,6 +24,7 @@ def make(**changes: Any) -> Plan:
         components={"weights": 450, "block_inputs": 50, "kept_graphs": 200, "workspace": 17_640_000},
         tight_allocator=False,
         spill_inputs=False,
+        stream_ends=False,
         rises={"block": 4_000_000, "loss": 17_640_000, "kept": 100},
         cap_bytes=1 << 30,
         tokens_per_s=1.0,
