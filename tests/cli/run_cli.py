@@ -65,7 +65,13 @@ class Result:
 @dataclass(frozen=True)
 class Plan:
     def to_json(self) -> dict[str, Any]:
-        return {"predicted_peak_bytes": 610 << 20, "cap_bytes": 700 << 20, "tokens_per_s": 571.0}
+        return {
+            "predicted_peak_bytes": 610 << 20,
+            "cap_bytes": 700 << 20,
+            "tokens_per_s": 571.0,
+            "alternatives": [{"way": "all weights dense", "fits": False, "reason": "needs --memory 930MB"}],
+            "with_more": {"more_bytes": 256 << 20, "tokens_per_s": 650.0, "choice": "30 dense blocks"},
+        }
 
 
 class Session(types.ModuleType):

@@ -71,7 +71,10 @@ def test_a_plan_trains_nothing(pocketft: Callable[..., Ran], session: Session, n
     assert ran.code == 0
     assert session.calls == ["plan"]
     assert json.loads(ran.out)["predicted_peak_bytes"] == 610 << 20
-    assert "610 MB of 700 MB" in pocketft(*words, notes).out
+    shown = pocketft(*words, notes).out
+    assert "610 MB of 700 MB" in shown
+    assert "not       all weights dense: needs --memory 930MB" in shown
+    assert "256 MB more would give about 650 tokens/s: 30 dense blocks" in shown
 
 
 def test_eval_shows_base_against_adapter(pocketft: Callable[..., Ran], session: Session, notes: str) -> None:

@@ -159,7 +159,7 @@ def test_a_plan_reads_no_weight_and_writes_nothing(
     open_base(str(world.base), "auto", quiet)  # prepared
     for name in ("read_block", "read_tensors"):
         monkeypatch.setattr(BlockStore, name, refuse)
-    made = plan(request(world, tmp_path / "run"), quiet)
+    made = plan(request(world, tmp_path / "run"), quiet).plan
     assert made.micro_batch >= 1 and made.predicted_peak_bytes <= made.cap_bytes
     assert not (tmp_path / "run").exists()
 
