@@ -20,7 +20,7 @@ from pocketft.data.dataset import DataSettings, PreparedData, prepare_dataset
 from pocketft.engine.model import EngineModel, build_model
 from pocketft.errors import ModelError, UsageError
 from pocketft.memory.allocator import map_large_tensors
-from pocketft.memory.guard import Guard
+from pocketft.memory.guard import Guard, room_to_reserve
 from pocketft.memory.meter import available_bytes
 from pocketft.memory.plan import Plan, Workload
 from pocketft.memory.planner import Choice, make_choice
@@ -170,7 +170,7 @@ def build_planned(
     """Read the weights as the plan says."""
     if plan.tight_allocator:
         map_large_tensors()
-    with _engine_errors(base):
+    with _engine_errors(base), room_to_reserve():
         model = build_model(
             base.config,
             base.model.store,
