@@ -37,6 +37,7 @@ CAN_SPILL = hasattr(os, "preadv")
 TILES = (LossTiles(4096, 512), LossTiles(2048, 256), LossTiles(1024, 128), LossTiles(256, 64))
 
 _TIGHT_SLOWER = 1.1
+_TIGHT_GAP_BYTES = 14 << 20  # in small pieces, which stay in the heap
 _SPILL_S_PER_BYTE = 2.5e-9  # written to the page cache and read back
 # tight allocator, inputs in a file, embedding and head read as needed: what costs most comes last
 _FRUGALITY = [
@@ -249,7 +250,9 @@ def tile_bytes(tiles: LossTiles, hidden_size: int, itemsize: int) -> int:
 def _gap_bytes(components: dict[str, int], tight: bool) -> int:
     """Freed memory that the allocator keeps (`allocator.py`), by what is allocated and freed again and again."""
     churn, inputs, kept = (components[name] for name in ("workspace", "block_inputs", "kept_graphs"))
-    return int(0.4 * churn + 0.15 * inputs + 0.05 * kept if tight else churn + 0.2 * inputs + 0.16 * kept)
+    if tight:
+        return _TIGHT_GAP_BYTES + int(0.4 * churn + 0.15 * inputs + 0.05 * kept)
+    return int(churn + 0.2 * inputs + 0.16 * kept)
 
 
 def _residence_mixes(blocks: int) -> Iterator[tuple[Residence, ...]]:
