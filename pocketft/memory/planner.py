@@ -90,19 +90,6 @@ def make_choice(
     return Choice(chosen, _alternatives(plans, chosen), more if more != chosen else None)
 
 
-def make_plan(
-    config: PretrainedConfig,
-    source: WeightSource,
-    lora: LoraConfig,
-    workload: Workload,
-    profile: MachineProfile,
-    cap_bytes: int,
-    dtype: str | None = None,
-) -> Plan:
-    """The plan of `make_choice`, for who does not ask what else there was."""
-    return make_choice(config, source, lora, workload, profile, cap_bytes, dtype).plan
-
-
 def _fastest(plans: Iterable[Plan], cap_bytes: int) -> Plan | None:
     room = _room_bytes(cap_bytes)
     fitting = [plan for plan in plans if plan.predicted_peak_bytes <= room]

@@ -15,7 +15,7 @@ from pocketft.errors import CapTooSmall
 from pocketft.memory.footprint import measure_footprint
 from pocketft.memory.meter import rss_bytes
 from pocketft.memory.plan import Plan, Workload
-from pocketft.memory.planner import Choice, make_choice, make_plan
+from pocketft.memory.planner import Choice, make_choice
 from pocketft.memory.profile import MachineProfile
 from pocketft.memory.size import parse_size
 from pocketft.memory.tally import Tally
@@ -52,7 +52,7 @@ def source() -> MemorySource:
 
 def plan_for(source: MemorySource, cap_bytes: int, row_tokens: int = 512) -> Plan:
     workload = Workload(rows_per_step=4, row_tokens=row_tokens, tokens=100_000, micro_batch=None, optimizer_bytes=8)
-    return make_plan(CONFIG, source, copy.deepcopy(LORA), workload, PROFILE, cap_bytes)
+    return make_choice(CONFIG, source, copy.deepcopy(LORA), workload, PROFILE, cap_bytes).plan
 
 
 def test_tally_sees_what_is_held_at_the_worst_moment() -> None:
