@@ -7,6 +7,7 @@ and with it its temporary files. The process holds itself to the cap that the jo
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -22,7 +23,7 @@ from typing import Any
 import pocketft.errors
 from pocketft.errors import MemoryCapError, PocketftError
 from pocketft.memory.allocator import release_code, release_freed_memory
-from pocketft.memory.guard import data_limit, is_out_of_memory
+from pocketft.memory.guard import data_limit, is_out_of_memory, room_to_reserve
 from pocketft.memory.meter import peak_rss_bytes, rss_bytes
 from pocketft.memory.size import format_size
 
@@ -104,10 +105,11 @@ def _capped(cap_bytes: int | None, doing: str) -> Iterator[None]:
         yield
         return
     try:
-        with data_limit(cap_bytes), _watched(cap_bytes, doing):
+        # A limit that the parent has set for itself came along; it counts the parent's libraries, which are not here.
+        with room_to_reserve(), data_limit(cap_bytes), _watched(cap_bytes, doing):
             yield
-    except (MemoryError, RuntimeError) as error:
-        if is_out_of_memory(error):
+    except (MemoryError, RuntimeError, OSError) as error:
+        if is_out_of_memory(error) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
             raise _too_much(doing, cap_bytes) from error
         raise
 

@@ -18,7 +18,7 @@ from pocketft.errors import MemoryCapError, ModelError, RecipeError
 MB = 1 << 20
 
 SERVANT = """
-import os, signal, sys, time
+import errno, os, signal, sys, time
 from pathlib import Path
 from pocketft.child import serve
 from pocketft.errors import RecipeError
@@ -34,6 +34,8 @@ def work(job, tell):
         os.kill(os.getpid(), signal.SIGKILL)
     if job["do"] == "leap":
         bytearray(job["bytes"])
+    if job["do"] == "list":  # what listing a folder says without memory
+        raise OSError(errno.ENOMEM, "Cannot allocate memory", "folder")
     if job["do"] == "creep":
         Path(job["temporary"]).touch()
         try:
@@ -79,6 +81,20 @@ def test_one_allocation_beyond_the_cap_is_refused(task: Task) -> None:
     with pytest.raises(MemoryCapError, match="testing needs more than the cap of 200 MB; give a larger --memory"):
         run(task, {"do": "leap", "bytes": 400 * MB, "cap_bytes": 200 * MB})
     run(task, {"do": "leap", "bytes": 400 * MB, "cap_bytes": None})
+    with pytest.raises(MemoryCapError, match="testing needs more than the cap"):
+        run(task, {"do": "list", "cap_bytes": 200 * MB})
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_DATA counts private memory on Linux only")
+def test_the_limit_that_the_parent_has_set_for_itself_is_not_the_child_s(task: Task) -> None:
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    resource.setrlimit(resource.RLIMIT_DATA, (300 * MB, before[1]))
+    try:
+        run(task, {"do": "leap", "bytes": 400 * MB, "cap_bytes": 600 * MB})
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, before)
 
 
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timer that interrupts")

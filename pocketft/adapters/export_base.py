@@ -60,12 +60,16 @@ def recorded_base(adapter: FolderAdapter, model: str | None = None) -> tuple[str
     return find_recorded(info.base.name, info.base.artifact_sha256, info.base.revision), quantization
 
 
-def open_export_base(info: AdapterInfo, name: str | None, quantization: str, report: Report) -> ExportBase:
-    """Raises AdapterError where it is another base than the adapter's, UsageError where nothing names one."""
+def open_export_base(
+    info: AdapterInfo, name: str | None, quantization: str, report: Report, cap_bytes: int
+) -> ExportBase:
+    """Prepared first where that is needed, inside `cap_bytes`. Raises AdapterError where it is another base than the
+    adapter's, UsageError where nothing names one.
+    """
     recorded = info.base
     if name is None:
         raise UsageError(f"{info.label} does not say which base model it belongs to; give it with --model")
-    base = resolve_base(name, quantization, report)
+    base = resolve_base(name, quantization, report, cap_bytes)
     _check_same(info.label, recorded, base)
     config = load_config(base)
     _check_fits(info, base, config)

@@ -84,7 +84,7 @@ class _Job:
 
     def base(self) -> ExportBase:
         name, quantization = recorded_base(self.adapter, self.request.model)
-        return open_export_base(self.adapter.info, name, quantization, self.report)
+        return open_export_base(self.adapter.info, name, quantization, self.report, self.request.cap_bytes)
 
 
 def export(request: ExportRequest, report: Report) -> ExportResult:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from pocketft.adapters.merge import MergedAdapter, merge_states
 from pocketft.adapters.merge_report import MergeReport
 from pocketft.adapters.merge_settings import MergeSettings
 from pocketft.errors import AdapterError, UsageError
+from pocketft.memory.guard import Guard, hard_limit
 
 
 @dataclass(frozen=True)
@@ -37,18 +39,21 @@ def merge_files(
     *,
     score: Callable[[Sequence[FolderAdapter]], Scorer] | None = None,
     force: bool = False,
+    guard: Guard | None = None,
     notice: Callable[[str], None] = lambda message: None,
 ) -> MergeOutcome:
     """`score`, given the adapters, returns the scorer to check the merge with. Notices are passed on as soon as they
-    are known.
+    are known. Merging keeps to the cap of `guard`; the scorer keeps to its own.
 
-    Raises AdapterError for a merge that is worse than the base on the checked text, unless `force`.
+    Raises AdapterError for a merge that is worse than the base on the checked text, unless `force`, and MemoryCapError
+    where the cap is too small.
     """
     check_output(output, force=force)
     if any(output.resolve() == path.resolve() for path in paths):
         raise UsageError(f"{output} is one of the adapters to merge; choose another folder for the result")
     adapters = read_adapters(paths)
-    merged = merge_states(adapters, settings)
+    with _within(guard):
+        merged = merge_states(adapters, settings)
     for message in merged.report.notices:
         notice(message)
     check = check_merge(adapters, merged, settings, score(adapters)) if score else None
@@ -64,8 +69,20 @@ def merge_files(
                 f"{check.harmful} hurts: the merge scores {check.merge:.4f} with it and "
                 f"{check.without[check.harmful]:.4f} without"
             )
-    write_adapter(output, merged, {CARD_FILE: model_card(merged.info)}, force=force)
+    with _within(guard):
+        write_adapter(output, merged, {CARD_FILE: model_card(merged.info)}, force=force)
     return MergeOutcome(output, merged.report, check)
+
+
+@contextmanager
+def _within(guard: Guard | None) -> Iterator[None]:
+    """Scoring is not done in here: it starts other processes, which would inherit the limit."""
+    if guard is None:
+        yield
+        return
+    with hard_limit(guard.cap_bytes):
+        yield
+    guard.is_tight(0)  # raises where the cap was crossed all the same
 
 
 def read_adapters(paths: Sequence[Path]) -> list[FolderAdapter]:

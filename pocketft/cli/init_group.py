@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from pocketft.cli import options
-from pocketft.cli.choices import Choices
+from pocketft.cli.choices import Choices, cap_bytes
 from pocketft.cli.console import facts, print_json, reporter
 
 
@@ -18,12 +18,13 @@ def init_group(
     recipe: options.RecipeName = None,
     overrides: options.Overrides = None,
     seed: options.Seed = None,
+    memory: options.Cap = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the start in DIR.")] = False,
     json: options.Json = False,
 ) -> None:
     """Write one LoRA initialisation and recipe for devices that will merge what they learn."""
     chosen = Choices([], model=model, recipe=recipe, overrides=overrides or (), seed=seed).resolved_recipe()
-    output = Path(folder).expanduser()
+    output, cap = Path(folder).expanduser(), cap_bytes(memory or chosen.memory.max)
     from pocketft.adapters.folder import check_output
     from pocketft.adapters.group import write_group
     from pocketft.adapters.state import BaseIdentity
@@ -31,7 +32,7 @@ def init_group(
 
     check_output(output, force=force)
     with reporter("init-group") as report:
-        base = open_base(chosen.model.name, chosen.model.quantization, report)
+        base = open_base(chosen.model.name, chosen.model.quantization, report, cap)
     info = write_group(output, base.config, BaseIdentity(**base.to_json()), chosen, force=force).info
     if json:
         values = {

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pocketft.cli import options
-from pocketft.cli.choices import existing_paths
+from pocketft.cli.choices import cap_bytes, existing_paths
 from pocketft.cli.console import Report, facts, print_json, reporter, table
 from pocketft.errors import UsageError
 
@@ -95,6 +95,7 @@ def merge(
     check: Check = None,
     model: CheckModel = None,
     allow_different_quantization: Quantization = False,
+    memory: options.Cap = None,
     force: Force = False,
     json: options.Json = False,
 ) -> None:
@@ -102,7 +103,10 @@ def merge(
     paths, texts = [Path(name).expanduser() for name in adapters], existing_paths(check or [])
     if model is not None and not texts:
         raise UsageError("--model says what to score on; give the text with --check")
-    shares, limit = _weights(weights), _clip(clip)
+    shares, limit, cap = _weights(weights), _clip(clip), cap_bytes(memory)
+    from pocketft.memory.guard import Guard
+
+    guard = Guard(cap)  # before the libraries are loaded, so that they count
     if model is not None:
         from pocketft.cli.environment import allow_hub_for
 
@@ -127,8 +131,9 @@ def merge(
             paths,
             Path(output).expanduser(),
             settings,
-            score=_scorer(texts, model, report) if texts else None,
+            score=_scorer(texts, model, cap, report) if texts else None,
             force=force,
+            guard=guard,
             notice=lambda message: report({"event": "notice", "level": "info", "message": message}),
         )
     if json:
@@ -155,12 +160,14 @@ def _clip(text: str | None) -> Any:
         raise UsageError(f"--clip {text!r:.40} is neither none nor median nor a number") from None
 
 
-def _scorer(texts: tuple[Path, ...], model: str | None, report: Report) -> Callable[[Sequence[FolderAdapter]], Scorer]:
+def _scorer(
+    texts: tuple[Path, ...], model: str | None, cap: int, report: Report
+) -> Callable[[Sequence[FolderAdapter]], Scorer]:
     def for_adapters(adapters: Sequence[FolderAdapter]) -> Scorer:
         from pocketft.training.scoring import score_factors
 
         name, quantization = _base_to_score(adapters, model)
-        return lambda ranks, candidates: score_factors(name, quantization, ranks, candidates, texts, report)
+        return lambda ranks, candidates: score_factors(name, quantization, ranks, candidates, texts, cap, report)
 
     return for_adapters
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from pocketft.cli import options
+from pocketft.cli.choices import cap_bytes
 from pocketft.cli.console import facts, notice, print_json, reporter, table
 from pocketft.memory.size import format_size
 
@@ -58,6 +59,7 @@ def pull(
     quantization: Annotated[
         str, typer.Option(help="For safetensors: bf16, int8 or nf4. auto keeps a GGUF's own values.")
     ] = "auto",
+    memory: options.Cap = None,
     json: options.Json = False,
 ) -> None:
     """Fetch and prepare a base model, so that training starts at once."""
@@ -65,11 +67,12 @@ def pull(
     from pocketft.recipe import load_recipe
 
     recipe = load_recipe(None, (), {"model.name": name, "model.quantization": quantization})
+    cap = cap_bytes(memory)
     allow_hub_for(name)
     from pocketft.models import pull as pull_model
 
     with reporter(f"{name}") as report:
-        model = pull_model(recipe.model.name, recipe.model.quantization, report)
+        model = pull_model(recipe.model.name, recipe.model.quantization, report, cap)
     if json:
         print_json(model)
     else:

@@ -64,11 +64,13 @@ def list_models() -> list[ModelSummary]:
     return models
 
 
-def pull(name: str, quantization: str = "auto", report: Report | None = None) -> dict[str, Any]:
-    """Fetch and prepare a base model; returns what `show` says of it then."""
+def pull(
+    name: str, quantization: str = "auto", report: Report | None = None, cap_bytes: int | None = None
+) -> dict[str, Any]:
+    """Fetch and prepare a base model, in a process of no more than `cap_bytes`; returns what `show` says of it then."""
     from pocketft.models.base_model import resolve_base
 
-    return show(resolve_base(name, quantization, report).name)
+    return show(resolve_base(name, quantization, report, cap_bytes).name)
 
 
 def show(name: str) -> dict[str, Any]:

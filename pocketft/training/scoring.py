@@ -27,7 +27,6 @@ from pocketft.training.held_out import held_out_loss
 from pocketft.training.planned_model import PlannedModel
 from pocketft.training.preparation import (
     build_planned,
-    cap_bytes,
     choose_plan,
     find_device,
     open_base,
@@ -123,15 +122,16 @@ def score_adapters(
     quantization: str,
     states: Mapping[str, tuple[PeftConfig, dict[str, Tensor]]],
     text_paths: Sequence[Path],
+    cap: int,
     report: Reporter,
 ) -> dict[str, float]:
-    """Held-out loss of every adapter, by its label, and under "" that of the base alone."""
+    """Held-out loss of every adapter, by its label, and under "" that of the base alone; inside `cap` bytes."""
     adapters = {label: factors(config, state) for label, (config, state) in states.items()}
     ranks: dict[str, int] = {}
     for adapter in adapters.values():
         for module, (a, _) in adapter.items():
             ranks[module] = max(ranks.get(module, 0), a.shape[0])
-    losses = score_factors(base_name, quantization, ranks, [{}, *adapters.values()], text_paths, report)
+    losses = score_factors(base_name, quantization, ranks, [{}, *adapters.values()], text_paths, cap, report)
     return dict(zip(["", *adapters], losses, strict=True))
 
 
@@ -141,12 +141,13 @@ def score_factors(
     ranks: Mapping[str, int],
     adapters: Iterable[Factors],
     text_paths: Sequence[Path],
+    cap: int,
     report: Reporter,
 ) -> list[float]:
     """As `score_adapters`, for adapters that come one after the other and need not exist at once. {} is the base."""
     recipe = base_recipe(base_name, quantization)
     losses = []
-    with open_scorer(recipe, ranks, {"text": text_paths}, cap_bytes(recipe), report) as scorer:
+    with open_scorer(recipe, ranks, {"text": text_paths}, cap, report) as scorer:
         for number, adapter in enumerate(adapters):
             report({"event": "progress", "task": "scoring", "done": number, "total": None, "unit": "adapters"})
             scorer.load(adapter)

@@ -86,8 +86,10 @@ def test_check_scores_through_the_training_room(
 ) -> None:
     asked: dict[str, Any] = {}
 
-    def score_factors(name: str, quantization: str, ranks: Any, adapters: Any, texts: Any, report: Any) -> list[float]:
-        asked.update(name=name, texts=texts, ranks=ranks)
+    def score_factors(
+        name: str, quantization: str, ranks: Any, adapters: Any, texts: Any, cap: int, report: Any
+    ) -> list[float]:
+        asked.update(name=name, texts=texts, ranks=ranks, cap=cap)
         return [3.0 if not candidate else 2.0 + 0.01 * index for index, candidate in enumerate(adapters)]
 
     scoring = types.ModuleType("pocketft.training.scoring")
@@ -95,10 +97,10 @@ def test_check_scores_through_the_training_room(
     monkeypatch.setitem(sys.modules, "pocketft.training.scoring", scoring)
     text = tmp_path / "held-out.txt"
     text.write_text("Hello.")
-    ran = pocketft("merge", *folders, "-o", "m", "--check", str(text), "--json")
+    ran = pocketft("merge", *folders, "-o", "m", "--check", str(text), "--memory", "64GB", "--json")
     check = json.loads(ran.out)["check"]
     assert check["base_loss"] == 3.0 and check["merge_loss"] == 2.01 and len(check["losses_without"]) == 3
-    assert asked["name"] == "smollm2-135m" and asked["texts"] == (text,)
+    assert asked["name"] == "smollm2-135m" and asked["texts"] == (text,) and asked["cap"] == 64 << 30
     record = json.loads((Path("m") / "pocketft.json").read_text())
     assert record["metrics"]["eval_loss"] == 2.01
     assert "3.0000" in pocketft("merge", *folders, "-o", "n", "--check", str(text)).out

@@ -25,8 +25,8 @@ def shelf(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[Any, ..
 
     calls: list[tuple[Any, ...]] = []
 
-    def pull(name: str, quantization: str, report: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
-        calls.append(("pull", name, quantization))
+    def pull(name: str, quantization: str, report: Callable[[dict[str, Any]], None], cap: int) -> dict[str, Any]:
+        calls.append(("pull", name, quantization, cap))
         report({"event": "progress", "task": "fetching", "done": 100 * MB, "total": 100 * MB, "unit": "B"})
         return {"name": name, "prepared_bytes": 92 * MB, "path": None}
 
@@ -52,8 +52,8 @@ def test_bare_models_lists_the_catalog(
 
 
 def test_pull_shows_progress_and_what_it_got(pocketft: Callable[..., Ran], shelf: list[tuple[Any, ...]]) -> None:
-    ran = pocketft("models", "pull", "smollm2-135m")
-    assert shelf == [("pull", "smollm2-135m", "auto")]
+    ran = pocketft("models", "pull", "smollm2-135m", "--memory", "400MB")
+    assert shelf == [("pull", "smollm2-135m", "auto", 400 * MB)]
     assert "fetching: 100 MB of 100 MB (100%)" in ran.err
     assert "prepared  92 MB" in ran.out
     assert (

@@ -31,6 +31,7 @@ from pocketft.training.session import TrainRequest, TrainResult, evaluate, plan,
 from tests.training.conftest import World
 
 STEPS = 8
+CAP = 4 << 30
 
 
 def request(world: World, output: Path, *overrides: str, **changes: Any) -> TrainRequest:
@@ -210,7 +211,7 @@ def test_adapters_of_different_ranks_are_scored_over_one_base(
     few = ("lora.r=3", "lora.use_rslora=true", "lora.target_modules=[q_proj,v_proj]", "data.max_seq_length=512")
     train(request(world, other, *few, "training.gradient_accumulation=1", "training.epochs=4"), quiet)
     states = {"all": read_adapter(done[0]), "few": read_adapter(other)}
-    scored = score_adapters(str(world.base), "bf16", states, (world.unseen,), quiet)
+    scored = score_adapters(str(world.base), "bf16", states, (world.unseen,), CAP, quiet)
     assert list(scored) == ["", "all", "few"]
     alone = evaluate(other, (world.unseen,), quiet)
     assert abs(alone.loss - alone.base_loss) > 0.02
