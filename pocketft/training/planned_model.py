@@ -14,6 +14,7 @@ from dataclasses import replace
 from io import BufferedRandom
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor
 
 from pocketft.engine.batch import MicroBatch
@@ -78,8 +79,16 @@ class PlannedModel:
 
         return self._repeated(once, micro_batches, BEFORE_AN_EVALUATION)
 
-    def token_losses(self, micro_batches: Sequence[MicroBatch]) -> list[tuple[Tensor, Tensor]]:
-        return token_losses(self._model, micro_batches, self._settings(0))
+    def token_losses(self, micro_batches: Sequence[MicroBatch]) -> tuple[Tensor, Tensor]:
+        """Of all loss tokens, row by row: the loss, (N,) fp32, and whether the model would have said just this token,
+        (N,) bool.
+        """
+
+        def once(batches: Sequence[MicroBatch]) -> tuple[Tensor, Tensor]:
+            losses, greedy = zip(*token_losses(self._model, batches, self._settings(0)), strict=True)
+            return torch.cat(losses), torch.cat(greedy)
+
+        return self._repeated(once, micro_batches, BEFORE_AN_EVALUATION)
 
     def adapter_disabled(self) -> AbstractContextManager[None]:
         return self._model.adapter_disabled()

@@ -45,9 +45,9 @@ def ask(
     for start in range(0, len(rows), rows_per_call):
         report({"event": "progress", "task": task, "done": start, "total": len(rows), "unit": "rows"})
         groups = micro_batch_rows(range(start, min(start + rows_per_call, len(rows))), model.micro_batch)
-        for batch_losses, batch_greedy in model.token_losses([collate([rows[i] for i in g], pad_id) for g in groups]):
-            losses.append(batch_losses)
-            greedy.append(batch_greedy)
+        some_losses, some_greedy = model.token_losses([collate([rows[i] for i in group], pad_id) for group in groups])
+        losses.append(some_losses)
+        greedy.append(some_greedy)
     report({"event": "progress", "task": task, "done": len(rows), "total": len(rows), "unit": "rows"})
     sizes = [len(probe.ids) - probe.asked for probe in probes]
     if not sizes:

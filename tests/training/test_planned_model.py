@@ -16,6 +16,7 @@ from pocketft.engine.batch import MicroBatch
 from pocketft.engine.loss import LossTiles
 from pocketft.engine.model import EngineModel, build_model
 from pocketft.engine.residency import Residence
+from pocketft.engine.step import StepSettings, token_losses
 from pocketft.errors import MemoryCapError
 from pocketft.memory.candidates import TILES
 from pocketft.memory.guard import Guard
@@ -206,6 +207,19 @@ def test_an_evaluation_is_repeated_too() -> None:
     loss, tokens = planned.eval_loss(batches())
     assert tokens == quiet[1] and loss == pytest.approx(quiet[0], rel=1e-6)
     assert planned.plan != plan(DENSE) and not planned.plan.spill_inputs
+
+
+@pytest.mark.parametrize("look", [0, BLOCKS - 1])
+def test_losses_of_single_tokens_are_repeated_too_and_keep_their_order(look: int) -> None:
+    model, given = build(DENSE), batches(rows=3)
+    given[0].labels[1, 5:] = -100  # rows of different numbers of loss tokens
+    expected = token_losses(model, given, StepSettings(LossTiles()))
+    guard = ShortGuard(refuse=(look,), error=MemoryError())
+    planned = PlannedModel(model, plan(DENSE), guard)
+    losses, greedy = planned.token_losses(given)
+    assert guard.looks >= look + BLOCKS and planned.micro_batch == 1
+    torch.testing.assert_close(losses, torch.cat([one for one, _ in expected]), rtol=1e-5, atol=1e-6)
+    assert torch.equal(greedy, torch.cat([said for _, said in expected]))
 
 
 def test_at_a_border_what_a_step_gathers_counts_too(monkeypatch: pytest.MonkeyPatch) -> None:
