@@ -23,7 +23,7 @@ from benchmark.turns import tell_run
 
 _MB = 1 << 20
 _COLUMNS = ("run", "must", "aim", "smallest limit", "--memory", "peak without limit", "anonymous", "seconds", "trials")
-_PATIENCE = 4  # times as long as without a limit, and a minute: a run that only reads its libraries again is none
+_PATIENCE = 3  # times as long as without a limit: a run that only reads its libraries again and again is none
 _ABOUT = """The smallest limit of a control group (swap off) in which a run of a few steps ends well, to {within} MB;
 all its memory counts, pages of files too, which the kernel takes back first. Base and text are prepared beforehand,
 outside the limit. pocketft plans for the smallest `--memory` at which it finds a plan, which may be above the limit:
@@ -78,11 +78,11 @@ def _squeeze(case: Case, group: Group, within: int, options: Options) -> tuple[t
         return (case.label, *goals(case.label), str(why), *[""] * 5), {"name": case.label, "error": str(why)}
     free = measure(make())
     tell_run(f"{case.label}, no limit", free)
-    trials = _Trials(case, make, python, group, timeout_s=_PATIENCE * free.wall_s + 60)
+    trials = _Trials(case, make, python, group, timeout_s=_PATIENCE * free.wall_s)
     smallest = None
     if free.ok:
-        low = int(0.8 * (free.anonymous_bytes or free.peak_bytes / 2))  # which cannot be taken back
-        smallest = smallest_passing(trials.passes, low, int(1.1 * free.peak_bytes), within)
+        too_low = free.anonymous_bytes or free.peak_bytes // 2  # anonymous memory cannot be taken back
+        smallest = smallest_passing(trials.passes, too_low, int(1.1 * free.peak_bytes), within)
     row = (
         case.label,
         *goals(case.label),

@@ -5,19 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 
 
-def smallest_passing(passes: Callable[[int], bool], low: int, high: int, within: int) -> int | None:
-    """The smallest number of [low, high], to `within`, that passes, where every larger one is taken to pass too.
+def smallest_passing(passes: Callable[[int], bool], too_low: int, high: int, within: int) -> int | None:
+    """The smallest number above `too_low` and up to `high`, to `within`, that passes, where every larger one is taken
+    to pass too.
 
     None if `high` itself does not pass.
     """
     if not passes(high):
         return None
-    if passes(low):
-        return low
-    while high - low > within:
-        middle = (low + high) // 2
+    while high - too_low > within:
+        middle = (too_low + high) // 2
         if passes(middle):
             high = middle
         else:
-            low = middle
+            too_low = middle
     return high

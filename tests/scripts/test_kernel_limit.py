@@ -17,14 +17,20 @@ def test_halving_finds_the_smallest_that_passes(threshold: int) -> None:
         asked.append(value)
         return value >= threshold
 
-    found = smallest_passing(passes, low=96, high=1000, within=8)
+    found = smallest_passing(passes, too_low=96, high=1000, within=8)
     assert found is not None and threshold <= found <= threshold + 8
     assert len(asked) <= 10
 
 
-def test_halving_ends_at_once_where_nothing_or_everything_passes() -> None:
-    assert smallest_passing(lambda value: False, 96, 1000, 8) is None
-    assert smallest_passing(lambda value: True, 96, 1000, 8) == 96
+def test_halving_ends_at_once_where_nothing_passes() -> None:
+    asked: list[int] = []
+    assert smallest_passing(lambda value: bool(asked.append(value)), 96, 1000, 8) is None
+    assert asked == [1000]
+
+
+def test_halving_does_not_try_what_is_known_to_be_too_low() -> None:
+    found = smallest_passing(lambda value: True, 96, 1000, 8)
+    assert found is not None and 96 < found <= 104
 
 
 def write(path: Path, text: str = "") -> None:
