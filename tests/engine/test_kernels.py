@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from transformers.models.gemma3.modeling_gemma3 import Gemma3RMSNorm
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
-from pocketft.engine.attention import TILE_ROWS, tiled_attention, tiled_mask
+from pocketft.engine import attention
+from pocketft.engine.attention import TILE_ROWS, TiledMask, tiled_attention, tiled_mask
 from pocketft.engine.linear import FrozenLinear, LinearGroup, Lora
 from pocketft.engine.loss import LossTiles, head_loss, head_loss_and_grad
 from pocketft.engine.norm import FrozenRMSNorm, replace_rms_norms
@@ -35,6 +36,27 @@ def test_tiled_attention_and_its_gradients_equal_softmax_over_whole_rows(length:
     torch.testing.assert_close(out, expected, rtol=1e-4, atol=1e-5)
     for mine, theirs in zip(got, torch.autograd.grad(expected, (q, k, v), upstream), strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_rows_of_a_batch_that_exceed_the_cache_are_attended_to_one_after_another(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    torch.manual_seed(0)
+    q = torch.randn(3, 4, 150, 8, requires_grad=True)
+    k, v = (torch.randn(3, 2, 150, 8, requires_grad=True) for _ in range(2))
+    mask = tiled_mask(batch_size=3, q_length=150, kv_length=150, mask_function=causal_window(70))
+    own = TiledMask(mask.blocked.expand(3, -1, -1, -1).clone(), mask.tiles)  # of each row, as padding makes it
+    own.blocked[1, :, :, :5] |= torch.arange(150)[:, None] > 5
+    upstream = torch.randn(3, 150, 4, 8)
+
+    def run() -> list[Tensor]:
+        out, _ = tiled_attention(nn.Identity(), q, k, v, own, scaling=0.3)
+        return [out, *torch.autograd.grad(out, (q, k, v), upstream)]
+
+    together = run()
+    monkeypatch.setattr(attention, "_CACHED_BYTES", 1)
+    for one_by_one, expected in zip(run(), together, strict=True):
+        torch.testing.assert_close(one_by_one, expected)
 
 
 def test_tiles_leave_out_keys_that_no_row_sees() -> None:
