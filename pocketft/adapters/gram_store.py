@@ -19,7 +19,7 @@ class GramStore:
 
     def __init__(self, ranks: Sequence[tuple[int, ...]]) -> None:
         """`ranks[m]` are the ranks of all adapters in module m."""
-        self._ranks = ranks
+        self.ranks = ranks
         sizes = [sum(module) ** 2 for module in ranks]
         self._squares = torch.empty(sum(sizes), dtype=torch.float64).split(sizes)
         self._b_diagonals = [torch.empty(0)] * len(sizes)
@@ -36,10 +36,10 @@ class GramStore:
         self._b_diagonals[module] = gram.b.diagonal().clone()
 
     def get(self, module: int) -> ModuleGram:
-        size = sum(self._ranks[module])
+        size = sum(self.ranks[module])
         square = self._squares[module].view(size, size)
         a, b = square.tril(), square.triu(1)
-        return ModuleGram(a + a.tril(-1).T, b + b.T + torch.diag(self._b_diagonals[module]), self._ranks[module])
+        return ModuleGram(a + a.tril(-1).T, b + b.T + torch.diag(self._b_diagonals[module]), self.ranks[module])
 
     def replace(self, module: int, combination: Combination) -> Combination:
         """The same combination, held where the module's Gram matrices were; they are gone."""
