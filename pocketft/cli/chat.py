@@ -24,7 +24,7 @@ _COMMANDS = {
 
 
 def chat(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="A run folder.", show_default=False)],
+    run: options.Run,
     prompt: Annotated[
         str | None, typer.Option("--prompt", metavar="T", help="Answer this one message and leave. - reads stdin.")
     ] = None,

@@ -15,7 +15,7 @@ from pocketft.errors import UsageError
 
 
 def evaluate(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="A run folder.", show_default=False)],
+    run: options.Run,
     data: Annotated[
         list[str] | None,
         typer.Option(

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-
-import typer
+from typing import TYPE_CHECKING, Any
 
 from pocketft.cli import options
 from pocketft.cli.console import colours, facts, print_json, table
@@ -20,10 +18,7 @@ _COLOURS = (17, 18, 19, 55, 91, 127, 163, 199, 208)  # of 256: blue over violet 
 
 
 def inspect(
-    adapters: Annotated[
-        list[str],
-        typer.Argument(metavar="ADAPTER...", help="Folders of runs, merges or PEFT adapters.", show_default=False),
-    ],
+    adapters: options.Adapters,
     json: options.Json = False,
 ) -> None:
     """Show what an adapter changes and where it comes from; with several, whether they can be merged."""

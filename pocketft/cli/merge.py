@@ -48,9 +48,6 @@ def _trust(*names: str, **details: Any) -> Any:
     return typer.Option(*names, rich_help_panel=_TRUST, **details)
 
 
-Adapters = Annotated[
-    list[str], typer.Argument(metavar="ADAPTER...", help="Folders of runs or of PEFT adapters.", show_default=False)
-]
 Weights = Annotated[
     str | None, _how("--weights", metavar="W,W,…", help="Shares, e.g. 2,1,1. Default: by tokens trained on.")
 ]
@@ -81,7 +78,7 @@ Force = Annotated[
 
 
 def merge(
-    adapters: Adapters,
+    adapters: options.Adapters,
     output: Output,
     method: Annotated[Method, _how("--method", help="exact averages the updates.")] = Method.exact,
     weights: Weights = None,

@@ -13,10 +13,6 @@ from pocketft.memory.size import format_size
 
 models_app = typer.Typer(help="Base models: list, fetch, look at and remove them.")
 
-Name = Annotated[
-    str, typer.Argument(metavar="M", help="Catalog name, .gguf file, folder or hf:owner/name.", show_default=False)
-]
-
 
 @models_app.callback(invoke_without_command=True)
 def bare(context: typer.Context, json: options.Json = False) -> None:
@@ -55,7 +51,7 @@ def show_list(*, as_json: bool) -> None:
 
 @models_app.command()
 def pull(
-    name: Name,
+    name: options.BaseName,
     quantization: Annotated[
         str, typer.Option(help="For safetensors: bf16, int8 or nf4. auto keeps a GGUF's own values.")
     ] = "auto",
@@ -80,7 +76,7 @@ def pull(
 
 
 @models_app.command()
-def show(name: Name, json: options.Json = False) -> None:
+def show(name: options.BaseName, json: options.Json = False) -> None:
     """What is known of a base model: source, licence, size, where it lies."""
     from pocketft.models import show as show_model
 
@@ -101,7 +97,7 @@ def show_described(described: dict[str, Any]) -> None:
 
 
 @models_app.command()
-def rm(name: Name) -> None:
+def rm(name: options.BaseName) -> None:
     """Remove a base model from the cache; adapters trained on it stay."""
     from pocketft.models import remove
 
@@ -110,7 +106,7 @@ def rm(name: Name) -> None:
 
 
 @models_app.command()
-def path(name: Name) -> None:
+def path(name: options.BaseName) -> None:
     """Print where a base model lies in the cache."""
     from pocketft.models import path as path_of
 

@@ -35,6 +35,13 @@ _RECIPE = "A name from `pocketft recipes`, or a YAML file."
 _SET = "Any recipe value, e.g. lora.r=16. Repeatable."
 
 Data = Annotated[list[str], typer.Argument(metavar="DATA", help="Files or folders of your text.", show_default=False)]
+Run = Annotated[str, typer.Argument(metavar="RUN", help="A run folder.", show_default=False)]
+Adapters = Annotated[
+    list[str],
+    typer.Argument(metavar="ADAPTER...", help="Folders of runs, merges or PEFT adapters.", show_default=False),
+]
+BaseName = Annotated[str, typer.Argument(metavar="M", help=_MODEL, show_default=False)]
+
 Model = Annotated[str | None, _recipe_option("--model", metavar="M", help=_MODEL)]
 Memory = Annotated[str | None, _recipe_option("--memory", metavar="SIZE", help=_MEMORY)]
 RecipeName = Annotated[str | None, _recipe_option("--recipe", metavar="R", help=_RECIPE)]

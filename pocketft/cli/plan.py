@@ -8,50 +8,14 @@ from typing import Any
 from pocketft.cli import options
 from pocketft.cli.choices import Choices
 from pocketft.cli.console import duration, print_json, reporter
+from pocketft.cli.run_options import run_options
 from pocketft.memory.size import format_size
 
 
-def plan(
-    data: options.Data,
-    model: options.Model = None,
-    memory: options.Memory = None,
-    recipe: options.RecipeName = None,
-    overrides: options.Overrides = None,
-    me: options.Me = None,
-    column: options.Column = None,
-    secrets: options.SecretsChoice = None,
-    seed: options.Seed = None,
-    init: options.Init = None,
-    output: options.Output = None,
-    max_steps: options.MaxSteps = None,
-    max_time: options.MaxTime = None,
-    resume: options.Resume = False,
-    force: options.Force = False,
-    device: options.DeviceName = options.Device.auto,
-    json: options.Json = False,
-) -> None:
+@run_options
+def plan(choices: Choices, json: options.Json = False) -> None:
     """Show what a run would use, and train nothing."""
-    show_plan(
-        Choices(
-            data,
-            model,
-            memory,
-            recipe,
-            overrides or (),
-            seed,
-            output,
-            max_steps,
-            max_time,
-            resume,
-            force,
-            device.value,
-            me,
-            column,
-            secrets and secrets.value,
-            init,
-        ),
-        as_json=json,
-    )
+    show_plan(choices, as_json=json)
 
 
 def show_plan(choices: Choices, *, as_json: bool) -> None:

@@ -9,51 +9,20 @@ import typer
 from pocketft.cli import options
 from pocketft.cli.choices import Choices
 from pocketft.cli.console import facts, print_json, reporter
+from pocketft.cli.run_options import run_options
 from pocketft.memory.size import format_size
 
 if TYPE_CHECKING:
     from pocketft.training.session import TrainResult
 
 
+@run_options
 def train(
-    data: options.Data,
-    model: options.Model = None,
-    memory: options.Memory = None,
-    recipe: options.RecipeName = None,
-    overrides: options.Overrides = None,
-    me: options.Me = None,
-    column: options.Column = None,
-    secrets: options.SecretsChoice = None,
-    seed: options.Seed = None,
-    init: options.Init = None,
-    output: options.Output = None,
-    max_steps: options.MaxSteps = None,
-    max_time: options.MaxTime = None,
-    resume: options.Resume = False,
-    force: options.Force = False,
+    choices: Choices,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop.")] = False,
-    device: options.DeviceName = options.Device.auto,
     json: options.Json = False,
 ) -> None:
     """Fine-tune a model on your text and keep the adapter."""
-    choices = Choices(
-        data,
-        model,
-        memory,
-        recipe,
-        overrides or (),
-        seed,
-        output,
-        max_steps,
-        max_time,
-        resume,
-        force,
-        device.value,
-        me,
-        column,
-        secrets and secrets.value,
-        init,
-    )
     if dry_run:
         from pocketft.cli.plan import show_plan
 
