@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
+from xml.etree.ElementTree import ParseError
 
 from pocketft.data.documents import ReadReport
 from pocketft.data.sources import MADE_BY_TOOLS, SourceFile
@@ -22,8 +25,10 @@ MAX_TOTAL_BYTES = 32 << 30
 # People's text shrinks to a third, machine-written JSON to a thirtieth. Only what is made to hurt goes beyond this.
 MAX_RATIO = 200
 RATIO_COUNTS_FROM_BYTES = 1 << 20
+TOO_DENSE = f"file compressed more than {MAX_RATIO} times, as no text is"
 MAX_DEPTH = 2  # Notion puts its export into an archive within the archive
 
+_DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, KeyError, NotImplementedError, RuntimeError, ValueError)
 _DOCUMENTS = (
     ("word/document.xml", "Word document"),
     ("xl/workbook.xml", "Excel workbook (save it as CSV)"),
@@ -68,6 +73,21 @@ def document_kind(file: SourceFile) -> str | None:
     return next((kind for name, kind in _DOCUMENTS if name in names), None)
 
 
+@contextmanager
+def opened_document(file: SourceFile, what: str, report: ReadReport) -> Iterator[zipfile.ZipFile]:
+    """The members of one document. Damage found while they are read ends the block, and the report is told."""
+    with file.open_seekable() as stream:
+        try:
+            with zipfile.ZipFile(stream) as archive:
+                yield archive
+        except (*_DAMAGED, ParseError) as error:
+            report.damage(file.name, f"damaged {what}: {error}")
+
+
+def is_too_dense(member: zipfile.ZipInfo) -> bool:
+    return member.file_size > RATIO_COUNTS_FROM_BYTES and member.file_size > MAX_RATIO * max(1, member.compress_size)
+
+
 def _on_disk(file: SourceFile, folder: Path) -> Path:
     if file.archive is None:
         return file.path
@@ -109,6 +129,6 @@ def _refusal(info: zipfile.ZipInfo) -> str | None:
         return "encrypted file in an archive; unpack it first"
     if info.file_size > MAX_MEMBER_BYTES:
         return f"file of more than {MAX_MEMBER_BYTES >> 30} GB in an archive; unpack it first"
-    if info.file_size > RATIO_COUNTS_FROM_BYTES and info.file_size > MAX_RATIO * max(1, info.compress_size):
-        return f"file compressed more than {MAX_RATIO} times, as no text is"
+    if is_too_dense(info):
+        return TOO_DENSE
     return None

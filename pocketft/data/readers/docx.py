@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from collections.abc import Iterator
 from typing import IO
 from xml.etree import ElementTree
 
-from pocketft.data.archives import MAGIC, MAX_RATIO, RATIO_COUNTS_FROM_BYTES, document_kind
+from pocketft.data.archives import MAGIC, TOO_DENSE, document_kind, is_too_dense, opened_document
 from pocketft.data.documents import Document, ReadReport
 from pocketft.data.readers.reader import Reader, Sample
 from pocketft.data.readers.text import documents_of_text
@@ -31,27 +29,13 @@ def _recognises(sample: Sample) -> bool | str:
 
 
 def _read(sample: Sample, report: ReadReport) -> Iterator[Document]:
-    with sample.file.open_seekable() as stream:
-        try:
-            archive = zipfile.ZipFile(stream)
-            info = archive.getinfo(_BODY)
-            if info.file_size > RATIO_COUNTS_FROM_BYTES and info.file_size > MAX_RATIO * max(1, info.compress_size):
-                report.skip_file(sample.name, f"file compressed more than {MAX_RATIO} times, as no text is")
-                return
-            with archive.open(info) as xml:
-                yield from documents_of_text(_paragraphs(xml), sample.name)
-        except (
-            zipfile.BadZipFile,
-            zlib.error,
-            EOFError,
-            KeyError,
-            NotImplementedError,
-            RuntimeError,
-            ValueError,
-        ) as error:
-            report.damage(sample.name, f"damaged Word document: {error}")
-        except ElementTree.ParseError as error:
-            report.damage(sample.name, f"damaged Word document: {error}")
+    with opened_document(sample.file, "Word document", report) as archive:
+        info = archive.getinfo(_BODY)
+        if is_too_dense(info):
+            report.skip_file(sample.name, TOO_DENSE)
+            return
+        with archive.open(info) as xml:
+            yield from documents_of_text(_paragraphs(xml), sample.name)
 
 
 def _paragraphs(xml: IO[bytes]) -> Iterator[str]:

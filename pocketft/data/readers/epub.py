@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import posixpath
 import zipfile
-import zlib
 from collections.abc import Iterator
 from urllib.parse import unquote
 from xml.etree import ElementTree
 
-from pocketft.data.archives import MAGIC, MAX_RATIO, RATIO_COUNTS_FROM_BYTES, document_kind
+from pocketft.data.archives import MAGIC, document_kind, is_too_dense, opened_document
 from pocketft.data.documents import Document, ReadReport
 from pocketft.data.readers.html import text_of
 from pocketft.data.readers.reader import Reader, Sample
@@ -24,24 +23,10 @@ def _recognises(sample: Sample) -> bool:
 
 
 def _read(sample: Sample, report: ReadReport) -> Iterator[Document]:
-    with sample.file.open_seekable() as stream:
-        try:
-            with zipfile.ZipFile(stream) as archive:
-                title, chapters = _contents(archive)
-                texts = (text for name in chapters if (text := _chapter(archive, name, sample, report)))
-                yield from documents_of_text(texts, sample.name, title)
-        except (
-            zipfile.BadZipFile,
-            zlib.error,
-            EOFError,
-            KeyError,
-            NotImplementedError,
-            RuntimeError,
-            ValueError,
-        ) as error:
-            report.damage(sample.name, f"damaged EPUB book: {error}")
-        except ElementTree.ParseError as error:
-            report.damage(sample.name, f"damaged EPUB book: {error}")
+    with opened_document(sample.file, "EPUB book", report) as archive:
+        title, chapters = _contents(archive)
+        texts = (text for name in chapters if (text := _chapter(archive, name, sample, report)))
+        yield from documents_of_text(texts, sample.name, title)
 
 
 def _contents(archive: zipfile.ZipFile) -> tuple[str | None, list[str]]:
@@ -73,8 +58,7 @@ def _chapter(archive: zipfile.ZipFile, name: str, sample: Sample, report: ReadRe
 
 def _bytes(archive: zipfile.ZipFile, name: str) -> bytes:
     info = archive.getinfo(name)
-    too_dense = info.file_size > RATIO_COUNTS_FROM_BYTES and info.file_size > MAX_RATIO * max(1, info.compress_size)
-    if too_dense or info.file_size > MAX_CHAPTER_BYTES:
+    if is_too_dense(info) or info.file_size > MAX_CHAPTER_BYTES:
         raise ValueError(f"{name} is larger than a chapter can be")
     return archive.read(info)
 
