@@ -92,9 +92,10 @@ def test_the_limit_that_the_parent_has_set_for_itself_is_not_the_child_s(task: T
     before = resource.getrlimit(resource.RLIMIT_DATA)
     resource.setrlimit(resource.RLIMIT_DATA, (300 * MB, before[1]))
     try:
-        run(task, {"do": "leap", "bytes": 400 * MB, "cap_bytes": 600 * MB})
+        events = run(task, {"do": "leap", "bytes": 400 * MB, "cap_bytes": 600 * MB})
     finally:
         resource.setrlimit(resource.RLIMIT_DATA, before)
+    assert [event["task"] for event in events] == ["leap"]
 
 
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timer that interrupts")

@@ -87,6 +87,7 @@ def test_whole_tensors_beside_the_factors_are_read(tmp_path: Path) -> None:
 def test_every_float_type_is_read_into_float32(tmp_path: Path, dtype: torch.dtype) -> None:
     original = adapter(1)
     state = read_adapter(write(tmp_path / "a", original, dtype=dtype))
+    assert state.info.modules.keys() == original.info.modules.keys()
     for name, module in state.info.modules.items():
         assert torch.equal(state.factors(name).a, original.factors(name).a.to(dtype).float())
         assert module.scaling == 2.0
@@ -114,6 +115,7 @@ def test_writing_and_reading_gives_the_same_adapter_and_peft_loads_it(tmp_path: 
 
 def test_folded_factors_hold_the_scaling(tmp_path: Path) -> None:
     state = adapter(3, scaling=0.25)
+    assert folded(state).keys() == state.info.modules.keys()
     for name, (a, b) in folded(state).items():
         assert torch.allclose((b @ a).double(), dense(state)[name], atol=1e-5)
 

@@ -133,10 +133,9 @@ def test_outliers_are_named_with_their_reason() -> None:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_ordinary_adapters_are_not_called_outliers(seed: int) -> None:
-    for width in (30, 3000):
-        draw = torch.Generator().manual_seed(seed)
-        apart = torch.randn(5, width, generator=draw, dtype=torch.float64)  # nearly orthogonal, as LoRA updates are
-        assert robust.outliers(apart @ apart.T, even(5)) == [] or width == 30
+    draw = torch.Generator().manual_seed(seed)
+    apart = torch.randn(5, 3000, generator=draw, dtype=torch.float64)  # nearly orthogonal, as LoRA updates are
+    assert robust.outliers(apart @ apart.T, even(5)) == []
     copies = crowd(1).expand(5, -1)
     assert robust.outliers(copies @ copies.T, even(5)) == []
 

@@ -111,8 +111,14 @@ def test_parts_are_never_written_to(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_meta_tensors_plan_without_values(kind: str) -> None:
-    dequantize(KINDS[kind](4, 64).to("meta"), torch.empty(4, 64, device="meta"))
+def test_on_the_meta_device_only_the_checks_run(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packed_module, "_WRITERS", {})  # whoever gets as far as writing is refused
+    tensor = KINDS[kind](4, 64)
+    with pytest.raises(ValueError, match="unknown kind"):
+        dequantize(tensor, torch.empty(4, 64))
+    dequantize(tensor.to("meta"), torch.empty(4, 64, device="meta"))
+    with pytest.raises(ValueError, match="out has shape"):
+        dequantize(tensor.to("meta"), torch.empty(4, 32, device="meta"))
 
 
 def test_works_under_inference_mode_and_after_it() -> None:
