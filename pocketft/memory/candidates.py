@@ -196,12 +196,11 @@ class Candidates:
         """Of one optimizer step. Forward and backward bind each shared block once."""
         head = self.config.vocab_size * self.config.hidden_size
         if self.workload.forward_only:
-            return Work(footprint.forward * micro_batches, mix.shared_weights + head, mix.streamed_bytes)
+            return Work(footprint.forward * micro_batches, Cost(), mix.shared_weights + head, mix.streamed_bytes)
         again = 1.0 - kept / len(mix.residences)
         cost = (footprint.forward + footprint.backward + footprint.recompute * again) * micro_batches
-        cost += self._loss_costs[tiles]
         cost += Cost(moved_bytes=footprint.adapter_numbers * _OPTIMIZER_BYTES_MOVED)
-        return Work(cost, 2 * mix.shared_weights + head, 2 * mix.streamed_bytes)
+        return Work(cost, self._loss_costs[tiles], 2 * mix.shared_weights + head, 2 * mix.streamed_bytes)
 
     def _ends_in_memory(self, streamed: bool, micro_batch: int, tiles: LossTiles) -> int:
         """All rows of embedding and head, or those that are looked at together."""

@@ -118,7 +118,8 @@ def _alternatives(plans: Sequence[Plan], chosen: Plan) -> tuple[Alternative, ...
         ways = [plan for plan in plans if takes(plan)]
         fastest = _fastest(ways, chosen.cap_bytes)
         if fastest is not None:
-            reason = f"slower: about {fastest.tokens_per_s:.0f} against {chosen.tokens_per_s:.0f} tokens/s"
+            slower = "slower" if fastest.tokens_per_s < _AS_GOOD * chosen.tokens_per_s else "no faster"
+            reason = f"{slower}: about {fastest.tokens_per_s:.0f} against {chosen.tokens_per_s:.0f} tokens/s"
             found.append(Alternative(way, fastest, True, reason))
         elif ways:
             smallest = min(ways, key=lambda plan: plan.predicted_peak_bytes)
