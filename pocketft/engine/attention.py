@@ -114,8 +114,8 @@ class _TiledAttention(torch.autograd.Function):
         grad_out = grad_outputs[0].transpose(1, 2)  # (B, H, S, D)
         dq, dk, dv = (torch.empty_like(t, memory_format=torch.contiguous_format) for t in (query, key, value))
         for part in _parts(query, key):
-            tensors = (tensor[part] for tensor in (query, key, value, grad_out))
-            _attend_backward(*tensors, ctx.mask.part(part), ctx.scale, dq[part], dk[part], dv[part])
+            q, k, v, do = query[part], key[part], value[part], grad_out[part]
+            _attend_backward(q, k, v, do, ctx.mask.part(part), ctx.scale, dq[part], dk[part], dv[part])
         return dq, dk, dv, None, None
 
 
