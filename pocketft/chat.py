@@ -64,6 +64,7 @@ def open_chat(run: Path, cap_bytes: int) -> ChatSession:
         _CONTEXT_TOKENS,
         micro_batch=1,
         optimizer_bytes=0,
+        row_lengths=2,  # the question, and then one token at a time
         forward_only=True,
         cache_bytes=_cache_bytes(base),
     )

@@ -25,9 +25,10 @@ _DEFAULTS = {
     # time.
     "GOMP_SPINCOUNT": "2000",
     # oneDNN keeps up to 1024 compiled kernels, one for each shape of a product, about 0.4 MB each: rows of many lengths
-    # made a run grow by 600 MB. 64 hold the shapes of one step.
-    "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64",
-    "LRU_CACHE_CAPACITY": "64",
+    # made a run grow by 600 MB. A step over rows of one length uses about 50; with room for fewer than two lengths, a
+    # step that meets both compiles each anew at every use and takes twice as long.
+    "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "128",
+    "LRU_CACHE_CAPACITY": "128",
 }
 
 _OFFLINE = "HF_HUB_OFFLINE"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pocketft.child import Report, Task, run_in_child
+from pocketft.data.batching import IGNORE, Row, collate, padded_lengths
 from pocketft.data.documents import ReadReport
 from pocketft.data.layout import (
     LOSS_BIT,
@@ -38,7 +40,6 @@ from pocketft.errors import DataError, UsageError
 if TYPE_CHECKING:
     from pocketft.engine.batch import MicroBatch
 
-IGNORE = -100
 _READING = Task(
     "pocketft.data.prepare", "reading the text", DataError, "please report this with the kind of file it was"
 )
@@ -53,15 +54,6 @@ _OF_READING = (
     "voice",
     "voice_guessed",
 )
-
-
-@dataclass(frozen=True)
-class Row:
-    """One row, each (S,) int64, as `MicroBatch` wants it but without padding: position_ids restart at every piece."""
-
-    input_ids: NDArray[np.int64]
-    labels: NDArray[np.int64]
-    position_ids: NDArray[np.int64]
 
 
 class RowSet:
@@ -93,6 +85,16 @@ class RowSet:
     @property
     def loss_tokens(self) -> int:
         return int(self.row_loss_tokens.sum(dtype=np.int64))
+
+    @cached_property
+    def padded_lengths(self) -> NDArray[np.int64]:
+        """The length to which each row is padded."""
+        return padded_lengths(self.row_lengths)
+
+    def batch(self, indices: Sequence[int], pad_id: int) -> MicroBatch:
+        """These rows as one micro-batch."""
+        length = int(self.padded_lengths[list(indices)].max())
+        return collate([self.row(index) for index in indices], pad_id, length)
 
     def row(self, index: int) -> Row:
         entry = self._table[index]
@@ -199,25 +201,6 @@ def reopen_dataset(key: str, cache_dir: Path) -> PreparedData | None:
     about_rows = read_summary(rows_folder(cache_dir, key))
     of_tokens = str((about_rows or {}).get("tokens", "")).rpartition("tokens-")[2]
     return _open(cache_dir, of_tokens, key) if of_tokens else None
-
-
-def collate(rows: Sequence[Row], pad_id: int) -> MicroBatch:
-    """Rows as one micro-batch, padded on the right to the longest; padding is a document of its own without loss."""
-    import torch
-
-    from pocketft.engine.batch import MicroBatch
-
-    size = max(len(row.input_ids) for row in rows)
-    input_ids = np.full((len(rows), size), pad_id, dtype=np.int64)  # (B, S)
-    labels = np.full((len(rows), size), IGNORE, dtype=np.int64)
-    position_ids = np.zeros((len(rows), size), dtype=np.int64)
-    for index, row in enumerate(rows):
-        length = len(row.input_ids)
-        input_ids[index, :length] = row.input_ids
-        labels[index, :length] = row.labels
-        position_ids[index, :length] = row.position_ids
-        position_ids[index, length:] = np.arange(size - length)
-    return MicroBatch(torch.from_numpy(input_ids), torch.from_numpy(labels), torch.from_numpy(position_ids))
 
 
 def epoch_order(n_rows: int, epoch: int, seed: int) -> list[int]:

@@ -62,13 +62,17 @@ def tiled_mask(**arguments: Any) -> TiledMask:
 
 
 def _tiles(visible: Tensor) -> tuple[Tile, ...]:
-    rows = visible.shape[-2]
+    """Where keys begin and end is rounded to whole tiles: every shape of a product costs kernels (`data/batching.py`), and
+    rows of several documents would have shapes of their own each.
+    """
+    rows, keys = visible.shape[-2:]
     tiles = []
     for start in range(0, rows, TILE_ROWS):
         stop = min(start + TILE_ROWS, rows)
         tile = visible[:, :, start:stop].flatten(0, 2)  # (B * R, T)
         seen = tile.any(dim=0).nonzero()
-        key_start, key_stop = int(seen[0]), int(seen[-1]) + 1
+        key_start = int(seen[0]) // TILE_ROWS * TILE_ROWS
+        key_stop = min(keys, (int(seen[-1]) // TILE_ROWS + 1) * TILE_ROWS)
         hidden = (~tile[:, key_start:key_stop].all(dim=0)).nonzero() + key_start
         masked = (int(hidden[0]), int(hidden[-1]) + 1) if len(hidden) else (key_start, key_start)
         tiles.append(Tile(start, stop, key_start, key_stop, *masked))

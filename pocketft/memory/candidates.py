@@ -29,10 +29,13 @@ from pocketft.memory.profile import MachineProfile
 from pocketft.memory.tally import Cost
 from pocketft.memory.throughput import Work, step_seconds
 
-# Kernels compiled at first use (oneDNN keeps them, about 0.4 MB each, up to the number that `cli/environment.py`
-# allows), code that runs for the first time, stacks of threads, scratch of the dequantization. Measured 45-95 MB on
-# 2 cores, growing over the first steps.
-FIRST_USE_BYTES = 96 << 20
+# What kernels take when they are first used: code that runs for the first time, stacks of threads, scratch of the
+# dequantization; and kernels compiled for the shapes of each length of rows, about 1 MB a shape, up to the number that
+# oneDNN is told to keep (`cli/environment.py`). Scoring uses half of them. Measured on SmolLM2-135M and Gemma 3 270M
+# under tight caps: 65-80 MB with one length, 95-130 with several.
+_FIRST_USE_BYTES = 32 << 20
+_PER_LENGTH_BYTES = 48 << 20
+_MOST_LENGTHS = 2
 CAN_SPILL = hasattr(os, "preadv")
 TILES = (LossTiles(4096, 512), LossTiles(2048, 256), LossTiles(1024, 128), LossTiles(256, 64))
 
@@ -103,6 +106,11 @@ class Candidates:
             sizes.append(min(2 * sizes[-1], workload.rows_per_step))
         return sizes
 
+    @property
+    def first_use_bytes(self) -> int:
+        whole = _FIRST_USE_BYTES + min(self.workload.row_lengths, _MOST_LENGTHS) * _PER_LENGTH_BYTES
+        return whole // 2 if self.workload.forward_only else whole
+
     def plans(self, cap_bytes: int) -> Iterator[Plan]:
         """All of them, whether they fit or not, the fullest first."""
         for micro_batch in reversed(self.micro_batches):
@@ -159,7 +167,7 @@ class Candidates:
         held_inputs = 2 if forward_only or spill else len(mix.residences) + 1
         components = {
             "imports": self.imports_bytes,
-            "first_use": FIRST_USE_BYTES // 2 if forward_only else FIRST_USE_BYTES,
+            "first_use": self.first_use_bytes,
             "weights": self._ends_in_memory(stream_ends, micro_batch, tiles) + mix.weight_bytes,
             "adapter": footprint.adapter_numbers * per_number,
             "block_inputs": held_inputs * self._step_hidden_bytes + micro_batches * footprint.arguments_bytes,

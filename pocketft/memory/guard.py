@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from pocketft.errors import MemoryCapError
-from pocketft.memory.allocator import map_large_tensors, release_code, release_freed_memory
+from pocketft.memory.allocator import map_large_tensors, release_code, release_freed_memory, trim_heap
 from pocketft.memory.meter import peak_rss_bytes, rss_bytes
 from pocketft.memory.size import format_size
 
@@ -50,8 +50,9 @@ class Guard:
 
     def missing_bytes(self, coming_bytes: int) -> int:
         """How much more than the cap would be in use with `coming_bytes` more, all freed memory given back."""
-        if rss_bytes() + coming_bytes > self.cap_bytes:
-            release_freed_memory()
+        for release in (trim_heap, release_freed_memory):
+            if rss_bytes() + coming_bytes > self.cap_bytes:
+                release()
         return max(0, rss_bytes() + coming_bytes - self.cap_bytes)
 
     def refusal(self, coming_bytes: int) -> MemoryCapError:

@@ -19,6 +19,7 @@ _RISE = 1.5  # what kernels take for themselves while they run is not among the 
 @dataclass(frozen=True)
 class Workload:
     """What is to be trained: `rows_per_step` rows of at most `row_tokens` tokens an optimizer step, `tokens` in all.
+    Padded, rows have `row_lengths` different lengths.
 
     `micro_batch` is the number of rows computed together where the person fixed it. `optimizer_bytes` are per adapter
     number. `forward_only`: nothing is trained, the text is only scored or answered.
@@ -29,6 +30,7 @@ class Workload:
     tokens: int
     micro_batch: int | None
     optimizer_bytes: int
+    row_lengths: int = 1
     forward_only: bool = False
     cache_bytes: int = 0  # keys and values of an answer
 

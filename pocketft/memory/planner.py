@@ -15,7 +15,7 @@ from transformers import PretrainedConfig
 
 from pocketft.engine.weights import WeightSource
 from pocketft.errors import CapTooSmall
-from pocketft.memory.candidates import FIRST_USE_BYTES, Candidates
+from pocketft.memory.candidates import Candidates
 from pocketft.memory.plan import Plan, Workload
 from pocketft.memory.profile import MachineProfile
 from pocketft.memory.size import format_size
@@ -152,7 +152,7 @@ def _blocks(plan: Plan) -> int:
 def _advice(candidates: Candidates, cap_bytes: int, needed_bytes: int) -> str:
     cap, tokens = format_size(cap_bytes), candidates.workload.row_tokens
     head = f"no plan fits in {cap}: at {tokens} tokens a row the smallest needs {format_size(needed_bytes)}"
-    libraries_bytes = candidates.imports_bytes + FIRST_USE_BYTES
+    libraries_bytes = candidates.imports_bytes + candidates.first_use_bytes
     if libraries_bytes >= cap_bytes:
         libraries = format_size(libraries_bytes)
         return (

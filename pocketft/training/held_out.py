@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from pocketft.data.dataset import RowSet, collate
+from pocketft.data.dataset import RowSet
 from pocketft.training.events import Reporter
 from pocketft.training.step_order import micro_batch_rows
 from pocketft.training.trainable import Trainable
@@ -47,7 +47,7 @@ def held_out_loss(
             return None
         report({"event": "progress", "task": "held-out loss", "done": start, "total": len(ordered), "unit": "rows"})
         groups = micro_batch_rows(ordered[start : start + rows_per_call], model.micro_batch)
-        batches = [collate([rows.row(index) for index in group], pad_id) for group in groups]
+        batches = [rows.batch(group, pad_id) for group in groups]
         part_sum, part_tokens = model.eval_loss(batches)
         loss_sum += part_sum
         loss_tokens += part_tokens

@@ -238,7 +238,15 @@ def _opened(recipe: Recipe, base: Base, adapter: Factors, report: Reporter) -> I
     rank = max(a.shape[0] for a, _ in adapter.values())
     lora = LoraConfig(r=rank, lora_alpha=rank, target_modules=sorted(adapter), task_type="CAUSAL_LM")
     device = find_device("auto")
-    work = Workload(_ROWS_PER_CALL, ROW_TOKENS, ROW_TOKENS, micro_batch=None, optimizer_bytes=0, forward_only=True)
+    work = Workload(
+        _ROWS_PER_CALL,
+        ROW_TOKENS,
+        ROW_TOKENS,
+        micro_batch=None,
+        optimizer_bytes=0,
+        row_lengths=2,
+        forward_only=True,
+    )
     plan = choose_plan(base, lora, work, cap_bytes(recipe), device)
     report({"event": "plan", **plan.to_json()})
     with hard_limit(plan.cap_bytes):

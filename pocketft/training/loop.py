@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from pocketft.data.dataset import PreparedData, collate
+from pocketft.data.dataset import PreparedData
 from pocketft.errors import Interrupted, MemoryCapError, PocketftError
 from pocketft.memory.allocator import release_freed_memory
 from pocketft.memory.guard import is_out_of_memory
@@ -120,7 +120,7 @@ class Loop:
         began = time.perf_counter()
         rows = self.order.rows(state.step)
         groups = micro_batch_rows(rows, self.model.micro_batch)
-        batches = [collate([self.data.train.row(index) for index in group], self.pad_id) for group in groups]
+        batches = [self.data.train.batch(group, self.pad_id) for group in groups]
         loss = self.model.train_step(batches, step_seed(training.seed, state.step))
         rate = learning_rate(
             state.step,

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from peft import LoraConfig
 from transformers import PretrainedConfig
@@ -105,14 +106,15 @@ def cap_bytes(recipe: Recipe) -> int:
 
 def workload(recipe: Recipe, data: PreparedData, steps: int, all_steps: int) -> Workload:
     """`steps` of `all_steps` are to be trained."""
-    lengths = [int(rows.row_lengths.max()) for rows in (data.train, data.val) if len(rows)]
+    lengths = np.unique(np.concatenate([rows.padded_lengths for rows in (data.train, data.val)]))
     micro_batch = recipe.training.micro_batch
     return Workload(
         rows_per_step=min(rows_per_step(recipe), len(data.train)),
-        row_tokens=max(lengths),
+        row_tokens=int(lengths[-1]),
         tokens=data.train.tokens * recipe.training.epochs * steps // all_steps,
         micro_batch=None if micro_batch == "auto" else micro_batch,
         optimizer_bytes=_OPTIMIZER_BYTES[recipe.training.optimizer],
+        row_lengths=len(lengths),
     )
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from pocketft.data.dataset import IGNORE, Row, collate
+from pocketft.data.batching import IGNORE, Row, collate
 from pocketft.training.events import Reporter
 from pocketft.training.planned_model import PlannedModel
 from pocketft.training.step_order import micro_batch_rows

@@ -15,9 +15,7 @@ from pocketft import child
 from pocketft.data import (
     DataSettings,
     PreparedData,
-    Row,
     RowSet,
-    collate,
     epoch_order,
     longest_first,
     prepare_dataset,
@@ -196,18 +194,6 @@ def test_epoch_order_is_a_fixed_function() -> None:
 def test_the_longest_rows_come_first_and_none_is_lost() -> None:
     order = longest_first([3, 0, 2, 1], [5, 9, 7, 9], 2)
     assert order == [1, 3, 0, 2]
-
-
-def test_collate_pads_on_the_right_with_a_document_of_its_own() -> None:
-    pytest.importorskip("torch")
-    rows = [
-        Row(np.array([5, 6, 7]), np.array([-100, 6, 7]), np.array([0, 1, 2])),
-        Row(np.array([8]), np.array([-100]), np.array([0])),
-    ]
-    batch = collate(rows, pad_id=1)
-    assert batch.input_ids.tolist() == [[5, 6, 7], [8, 1, 1]]
-    assert batch.labels.tolist() == [[-100, 6, 7], [-100, -100, -100]]
-    assert batch.position_ids.tolist() == [[0, 1, 2], [0, 0, 1]]
 
 
 def test_the_training_process_loads_no_tokenizer_and_no_torch(notes: Path, plain_dir: Path, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pocketft.data.dataset import Row, collate
+from pocketft.data.batching import Row, collate
 from pocketft.data.packing import Piece, pack
 from pocketft.engine.batch import MicroBatch
 from pocketft.engine.step import StepSettings, eval_loss, token_losses, train_step

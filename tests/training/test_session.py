@@ -17,7 +17,7 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-from pocketft.data.dataset import collate
+from pocketft.data.batching import collate
 from pocketft.data.layout import DataSettings
 from pocketft.errors import AdapterError, CapTooSmall, CheckpointError, Interrupted, UsageError
 from pocketft.models.block_store import BlockStore
