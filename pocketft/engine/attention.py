@@ -62,8 +62,8 @@ def tiled_mask(**arguments: Any) -> TiledMask:
 
 
 def _tiles(visible: Tensor) -> tuple[Tile, ...]:
-    """Where keys begin and end is rounded to whole tiles: every shape of a product costs kernels (`data/batching.py`), and
-    rows of several documents would have shapes of their own each.
+    """Where keys begin and end is rounded to whole tiles: each shape of a product costs kernels, and rows of several
+    documents would each have shapes of their own.
     """
     rows, keys = visible.shape[-2:]
     tiles = []

@@ -28,9 +28,7 @@ def release_freed_memory() -> None:
 
 
 def trim_heap() -> None:
-    """Give freed pages back to the system: about a millisecond, where looking for unreachable objects takes a tenth of a
-    second.
-    """
+    """Give freed pages back to the system. Takes a millisecond; looking for unreachable objects takes a hundred."""
     if trim := _glibc("malloc_trim"):
         trim(0)
 
