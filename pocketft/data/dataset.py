@@ -57,9 +57,15 @@ _OF_READING = (
 
 
 class RowSet:
-    """The rows of one side. `row_lengths` and `row_loss_tokens` are known without reading a token."""
+    """The rows of one side. `row_lengths` and `row_loss_tokens` are known without reading a token.
 
-    def __init__(self, tokens: Path, rows: Path, side: str, prefix: Sequence[int]) -> None:
+    `beside`: rows that are computed in the same run; where those all take one length, these take it too.
+    """
+
+    def __init__(
+        self, tokens: Path, rows: Path, side: str, prefix: Sequence[int], beside: RowSet | None = None
+    ) -> None:
+        self._beside = beside
         self._tokens = FlatFile(tokens / "tokens.i32", TOKEN)
         self._marks = FlatFile(tokens / "marks.u8", MARK)
         self._pieces = FlatFile(rows / f"{side}.pieces", PIECE)
@@ -89,7 +95,9 @@ class RowSet:
     @cached_property
     def padded_lengths(self) -> NDArray[np.int64]:
         """The length to which each row is padded."""
-        return padded_lengths(self.row_lengths)
+        own = padded_lengths(self.row_lengths)
+        there = np.unique(self._beside.padded_lengths) if self._beside is not None else own[:0]
+        return np.maximum(own, there[0]) if len(there) == 1 else own
 
     def batch(self, indices: Sequence[int], pad_id: int) -> MicroBatch:
         """These rows as one micro-batch."""
@@ -239,5 +247,6 @@ def _open(cache_dir: Path, of_tokens: str, of_rows: str) -> PreparedData | None:
         cleaning=reading["cleaning"],
         notices=(*reading["notices"], *about_rows["notices"]),
     )
-    sides = {side: RowSet(tokens, rows, side, about_tokens["prefix"]) for side in ("train", "val")}
-    return PreparedData(sides["train"], sides["val"], account, of_rows, tokens)
+    train = RowSet(tokens, rows, "train", about_tokens["prefix"])
+    val = RowSet(tokens, rows, "val", about_tokens["prefix"], beside=train)
+    return PreparedData(train, val, account, of_rows, tokens)

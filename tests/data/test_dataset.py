@@ -90,6 +90,19 @@ def test_rows_tell_their_lengths_and_carry_labels_as_the_engine_wants_them(
         assert row.input_ids.dtype == row.labels.dtype == row.position_ids.dtype == np.int64
 
 
+def test_held_out_rows_take_the_length_that_all_trained_rows_have(
+    notes: Path, prepare: Callable[..., PreparedData]
+) -> None:
+    write_notes(notes)
+    data = prepare(notes, max_seq_length=120)
+    (length,) = set(data.train.padded_lengths.tolist())
+    assert data.val.row_lengths.min() < length - 8  # the last one is not full
+    assert set(data.val.padded_lengths.tolist()) == {length}
+    batch = data.val.batch(range(len(data.val)), pad_id=0)
+    assert batch.input_ids.shape == (len(data.val), length)
+    assert batch.loss_tokens == data.val.loss_tokens
+
+
 def test_a_long_document_is_cut_between_its_sentences(
     notes: Path, plain_dir: Path, prepare: Callable[..., PreparedData]
 ) -> None:
