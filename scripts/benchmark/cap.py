@@ -24,8 +24,8 @@ from benchmark.turns import tell_run
 _MB = 1 << 20
 _COLUMNS = ("run", "must", "aim", "smallest limit", "--memory", "peak without limit", "anonymous", "seconds", "trials")
 _PATIENCE = 3  # times as long as without a limit: a run that only reads its libraries again and again is none
-_ABOUT = """The smallest limit of a control group (swap off) in which a run of a few steps ends well, to {within} MB;
-all its memory counts, pages of files too, which the kernel takes back first. Base and text are prepared beforehand,
+_ABOUT = """The smallest limit of a control group (swap off) in which a run of a few steps ends well, to {within} MB or
+a twenty-fifth of its peak; all its memory counts, pages of files too, which the kernel takes back first. Base and text are prepared beforehand,
 outside the limit. pocketft plans for the smallest `--memory` at which it finds a plan, which may be above the limit:
 pages of libraries count in the one and can be taken back in the other. Libraries and weights are dropped from the page
 cache before every trial. A trial that takes more than {patience} times as long as without a limit does not count as
@@ -82,7 +82,8 @@ def _squeeze(case: Case, group: Group, within: int, options: Options) -> tuple[t
     smallest = None
     if free.ok:
         too_low = free.anonymous_bytes or free.peak_bytes // 2  # anonymous memory cannot be taken back
-        smallest = smallest_passing(trials.passes, too_low, int(1.1 * free.peak_bytes), within)
+        fine = max(within, free.peak_bytes // 25)
+        smallest = smallest_passing(trials.passes, too_low, int(1.1 * free.peak_bytes), fine)
     row = (
         case.label,
         *goals(case.label),
