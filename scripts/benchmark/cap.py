@@ -25,11 +25,11 @@ _MB = 1 << 20
 _COLUMNS = ("run", "must", "aim", "smallest limit", "--memory", "peak without limit", "anonymous", "seconds", "trials")
 _PATIENCE = 3  # times as long as without a limit: a run that only reads its libraries again and again is none
 _ABOUT = """The smallest limit of a control group (swap off) in which a run of a few steps ends well, to {within} MB or
-a twenty-fifth of its peak; all its memory counts, pages of files too, which the kernel takes back first. Base and text are prepared beforehand,
-outside the limit. pocketft plans for the smallest `--memory` at which it finds a plan, which may be above the limit:
-pages of libraries count in the one and can be taken back in the other. Libraries and weights are dropped from the page
-cache before every trial. A trial that takes more than {patience} times as long as without a limit does not count as
-survived."""
+a twenty-fifth of its peak; all its memory counts, pages of files too, which the kernel takes back first. Base and text
+are prepared beforehand, outside the limit. pocketft plans for the smallest `--memory` at which it finds a plan, which
+may be above the limit: pages of libraries count in the one and can be taken back in the other. Libraries and weights
+are dropped from the page cache before every trial. A trial that takes more than {patience} times as long as without a
+limit does not count as survived."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ CASES = (
     Case("Qwen2.5-0.5B shape, S = 256", Task("qwen2.5-0.5b-shape", 256, 1, 3)),
     Case("Qwen2.5-3B shape, S = 1024", Task("qwen2.5-3b-shape", 1024, 1, 2)),
     Case("Llama-3.1-8B shape, S = 512", Task("llama-3.1-8b-shape", 512, 1, 2)),
-    Case("SmolLM2-135M, S = 512, TRL QLoRA", Task("smollm2-135m", 512, 4, 3), "trl-qlora"),
+    Case("TRL QLoRA: SmolLM2-135M, rows of 512", Task("smollm2-135m", 512, 4, 3), "trl-qlora"),
 )
 
 
