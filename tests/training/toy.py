@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import Parameter
 from torch.nn.functional import cross_entropy
 
+from pocketft.data.batching import Row, collate
 from pocketft.engine.batch import MicroBatch
 from pocketft.errors import MemoryCapError
 
@@ -86,13 +87,6 @@ class ToyModel:
         return cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-100, reduction="sum")
 
 
-@dataclass(frozen=True)
-class ToyRow:
-    input_ids: np.ndarray
-    labels: np.ndarray
-    position_ids: np.ndarray
-
-
 class ToyRows:
     """Rows of a language in which every token is followed by one of two others, so that there is something to learn."""
 
@@ -103,17 +97,17 @@ class ToyRows:
             tokens = [int(draw.integers(VOCABULARY))]
             for _ in range(int(draw.integers(shortest, longest + 1)) - 1):
                 tokens.append((tokens[-1] * 5 + 3 + int(draw.integers(2))) % VOCABULARY)
-            ids = np.array(tokens, dtype=np.int32)
+            ids = np.array(tokens, dtype=np.int64)
             labels = ids.copy()
             labels[0] = -100
-            self.rows.append(ToyRow(ids, labels, np.arange(len(ids), dtype=np.int32)))
+            self.rows.append(Row(ids, labels, np.arange(len(ids))))
         self.row_lengths = np.array([len(row.input_ids) for row in self.rows], dtype=np.int32)
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def row(self, index: int) -> ToyRow:
-        return self.rows[index]
+    def batch(self, indices: Sequence[int], pad_id: int) -> MicroBatch:
+        return collate([self.rows[index] for index in indices], pad_id)
 
 
 @dataclass(frozen=True)
