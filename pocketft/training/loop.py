@@ -218,10 +218,11 @@ class Loop:
             better = state.best_eval_loss is None or loss < state.best_eval_loss
             state = replace(state, evaluated_step=state.step, eval_loss=loss)
             if better:
-                self.state = replace(state, best_step=state.step, best_eval_loss=loss, evals_without_gain=0)
-                self._write_adapter()
+                state = replace(state, best_step=state.step, best_eval_loss=loss, evals_without_gain=0)
+                self._write_adapter(state)
             else:
-                self.state = replace(state, evals_without_gain=state.evals_without_gain + 1)
+                state = replace(state, evals_without_gain=state.evals_without_gain + 1)
+            self.state = state  # last: a state that is saved must not name an adapter that is not written
         self._eval_s = time.perf_counter() - began
         self.report(
             {
@@ -259,7 +260,7 @@ class Loop:
             self.identity,
             self.model.plan_json(),
         )
-        self.folder.write_info(self._described())
+        self.folder.write_info(self._described(state))
         self._saved = (state.step, state.evaluated_step)
         self.report({"event": "checkpoint", "step": state.step, "path": path.relative_to(self.folder.path).as_posix()})
 
@@ -274,8 +275,8 @@ class Loop:
             if self.stop.requested:
                 raise self._interrupted()
         if self.state.best_step <= 0:
-            self._write_adapter()
-        self.folder.write_info(self._described(finished=True))
+            self._write_adapter(self.state)
+        self.folder.write_info(self._described(self.state, finished=True))
         notice(self.report, ending)
         best, base = self.state.best_eval_loss, self.state.base_eval_loss
         if best is not None and base is not None and best >= base:
@@ -290,7 +291,7 @@ class Loop:
         if self.state.step == 0:
             return Interrupted("interrupted before the first step; nothing was trained")
         if self.state.best_step <= 0:
-            self._write_adapter()
+            self._write_adapter(self.state)
         return Interrupted(
             f"interrupted after step {self.state.step} of {self._last_step}; saved in {self.folder.path}, "
             "continue with --resume"
@@ -305,11 +306,10 @@ class Loop:
         done = self.state.step
         return MemoryCapError(f"{reason}; step {done} is saved and --resume continues from it" if done else reason)
 
-    def _write_adapter(self) -> None:
-        self.folder.write_adapter(self.model.adapter_state(), self.lora, self._described())
+    def _write_adapter(self, state: TrainState) -> None:
+        self.folder.write_adapter(self.model.adapter_state(), self.lora, self._described(state))
 
-    def _described(self, finished: bool = False) -> RunInfo:
-        state = self.state
+    def _described(self, state: TrainState, finished: bool = False) -> RunInfo:
         kept = state.best_step if state.best_step > 0 else state.step
         loss = state.best_eval_loss if state.best_step > 0 else None
         metrics = {"loss": state.loss, "eval_loss": loss, "base_eval_loss": state.base_eval_loss}

@@ -119,9 +119,12 @@ class RunFolder:
         write_json(self.path / INFO, info.to_json())
 
     def write_adapter(self, state: dict[str, Tensor], config: LoraConfig, info: RunInfo) -> None:
-        """The adapter, its configuration and what is known of it. The weights are replaced in one move, last."""
+        """The adapter, its configuration and what is known of it. The weights are replaced in one move, last: where it
+        fails on the way they are still those of before.
+        """
         write_text(self.path / ADAPTER_CONFIG, _config_text(config, info.base["name"]))
         write_text(self.path / CARD, model_card(info.to_json(), config.r, config.lora_alpha))
+        self.write_info(info)
         with (
             atomic_path(self.adapter) as temporary,
             # a folder of its own: safetensors makes a temporary file too, under a name that `tidy` would not know
@@ -129,7 +132,6 @@ class RunFolder:
         ):
             save_tensors(state, Path(folder) / ADAPTER_WEIGHTS)
             (Path(folder) / ADAPTER_WEIGHTS).replace(temporary)
-        self.write_info(info)
 
     def restore_adapter(self, weights: Path) -> None:
         """Put back the best adapter that a checkpoint knew: a later one belongs to steps that are done again."""

@@ -273,6 +273,29 @@ def test_the_guards_word_in_an_evaluation_saves_too(tmp_path: Path, reference: P
     assert_same_run(tmp_path / "run", reference)
 
 
+@pytest.mark.parametrize("evaluation", [2, 3])
+def test_a_checkpoint_names_no_adapter_that_could_not_be_written(
+    tmp_path: Path, reference: Path, monkeypatch: pytest.MonkeyPatch, evaluation: int
+) -> None:
+    """Memory is refused while the best adapter is written: for the first time, and over an older one."""
+    run = ToyRun(tmp_path / "run")
+    written = run.folder.write_adapter
+
+    def refused(*arguments: Any) -> None:
+        if run.loop.state.step == 3 * (evaluation - 1):
+            raise MemoryError
+        written(*arguments)
+
+    monkeypatch.setattr(run.folder, "write_adapter", refused)
+    with pytest.raises(MemoryCapError):
+        run.run()
+    found = newest_checkpoint(run.folder.checkpoints, run.events.append)
+    assert found is not None and found.state.step == 3 * (evaluation - 1)
+    assert found.state.best_step == (-1 if evaluation == 2 else 3)
+    ToyRun(tmp_path / "run", resume=True).run()
+    assert_same_run(tmp_path / "run", reference)
+
+
 def test_no_checkpoint_is_made_of_half_an_update(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = ToyRun(tmp_path / "run")
 
