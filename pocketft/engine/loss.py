@@ -126,7 +126,8 @@ def _visit(running: _Running, hidden: Tensor, local_targets: Tensor, weight: Ten
     column = local_targets.clamp(0, weight.shape[0] - 1)[:, None]  # (n, 1)
     own = logits.gather(1, column)
     running.target_logit.copy_(torch.where(here[:, None], own.float(), running.target_logit))
-    logits.scatter_(1, column, torch.where(here[:, None], torch.full_like(own, float("-inf")), own))
+    each = torch.arange(len(logits), device=logits.device)
+    logits[each, column[:, 0]] = torch.where(here, float("-inf"), own[:, 0])  # scatter_ would copy the tile, twice
     maximum = torch.maximum(running.maximum, logits.amax(dim=1, keepdim=True).float())
     kept = (running.maximum - maximum).exp()  # how much of the old sums remains
     p = scratch.values(*shape).copy_(logits).sub_(maximum).exp_()  # (n, v); in two steps, as mixed dtypes are slow

@@ -168,10 +168,8 @@ def _probe_arguments(decoder: Any, dtype: torch.dtype, device: torch.device) -> 
 
 def on_device(value: Any, device: torch.device) -> Any:
     """A call argument, and whatever it is made of, on `device`."""
-    if isinstance(value, Tensor):
+    if isinstance(value, (Tensor, TiledMask)):
         return value.to(device)
-    if isinstance(value, TiledMask):
-        return TiledMask(value.blocked.to(device), value.tiles)
     if isinstance(value, tuple):
         return tuple(on_device(item, device) for item in value)
     return value

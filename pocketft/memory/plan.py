@@ -69,6 +69,11 @@ class Plan:
         return int(_RISE * max(self.rises["block"], self.rises["loss"])) + self.rises["kept"]
 
     @property
+    def has_room(self) -> bool:
+        """Whether the guard will find room for the next rise even where freed memory is kept for later use."""
+        return self.predicted_peak_bytes + self.rise_bytes <= self.cap_bytes
+
+    @property
     def held_bytes(self) -> int:
         """What gathers in the course of a step and is gone at its end."""
         return self.components["block_inputs"] + self.components["kept_graphs"]

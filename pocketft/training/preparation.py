@@ -20,7 +20,7 @@ from transformers import PretrainedConfig
 from pocketft.data.dataset import DataSettings, PreparedData, prepare_dataset
 from pocketft.engine.model import EngineModel, build_model
 from pocketft.errors import ModelError, UsageError
-from pocketft.memory.allocator import map_large_tensors
+from pocketft.memory.allocator import keep_freed_memory, map_large_tensors
 from pocketft.memory.guard import Guard, room_to_reserve
 from pocketft.memory.meter import available_bytes
 from pocketft.memory.plan import Plan, Workload
@@ -172,6 +172,8 @@ def build_planned(
     """Read the weights as the plan says."""
     if plan.tight_allocator:
         map_large_tensors()
+    elif plan.has_room:
+        keep_freed_memory()
     with _engine_errors(base), room_to_reserve():
         model = build_model(
             base.config,

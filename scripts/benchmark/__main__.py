@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import signal
+import sys
 from pathlib import Path
 
 from benchmark.machine import machine, today, versions
@@ -25,6 +27,7 @@ SECTIONS = ("compare", "prediction", "plans", "cap", "shapes")
 
 
 def main() -> None:
+    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))  # no run is left behind
     arguments = _parser().parse_args()
     options = Options(
         repeats=arguments.repeats,

@@ -15,7 +15,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -81,21 +81,18 @@ def measure(job: Job, limits: Sequence[Path] = (), timeout_s: float = 3600.0) ->
         )
         watch = _Watch(process.pid, job.log, started)
         try:
-            while process.poll() is None:
+            while process.poll() is None and time.perf_counter() - started <= timeout_s:
                 watch.look()
-                if time.perf_counter() - started > timeout_s:
-                    process.kill()
-                    process.wait()
-                    break
                 time.sleep(_POLL_S)
         finally:
-            if process.poll() is None:
-                process.kill()
-                process.wait()
+            late = process.poll() is None
+            process.kill()
+            process.wait()
         wall_s = time.perf_counter() - started
         output.seek(0)
         said = output.read().decode(errors="replace")
-    return _measured(job, process.returncode, wall_s, watch, said)
+    measured = _measured(job, process.returncode, wall_s, watch, said)
+    return replace(measured, error=f"not done after {timeout_s:.0f} s") if late else measured
 
 
 @dataclass

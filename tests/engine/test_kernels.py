@@ -11,7 +11,7 @@ from transformers.models.gemma3.modeling_gemma3 import Gemma3RMSNorm
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from pocketft.engine import attention
-from pocketft.engine.attention import TILE_ROWS, TiledMask, tiled_attention, tiled_mask
+from pocketft.engine.attention import TILE_ROWS, tiled_attention, tiled_mask
 from pocketft.engine.linear import FrozenLinear, LinearGroup, Lora
 from pocketft.engine.loss import LossTiles, head_loss, head_loss_and_grad
 from pocketft.engine.norm import FrozenRMSNorm, replace_rms_norms
@@ -20,6 +20,12 @@ from tests.engine.memory_source import as_affine4, unpacked
 
 def causal_window(window: int):  # type: ignore[no-untyped-def]
     return lambda batch, head, q, k: (k <= q) & (k > q - window)
+
+
+def hidden_keys(length: int, window: int) -> Tensor:
+    """(S, S), True where a query may not look."""
+    q, k = torch.arange(length)[:, None], torch.arange(length)
+    return ~causal_window(window)(0, 0, q, k)
 
 
 @pytest.mark.parametrize("length,window", [(1, 9999), (TILE_ROWS, 9999), (TILE_ROWS * 2 + 37, 9999), (300, 40)])
@@ -32,10 +38,15 @@ def test_tiled_attention_and_its_gradients_equal_softmax_over_whole_rows(length:
     out, _ = tiled_attention(nn.Identity(), q, k, v, mask, scaling=0.3)
     got = torch.autograd.grad(out, (q, k, v), upstream)
     scores = q @ k.repeat_interleave(2, 1).transpose(2, 3) * 0.3
-    expected = (scores.masked_fill(mask.blocked, float("-inf")).softmax(-1) @ v.repeat_interleave(2, 1)).transpose(1, 2)
+    expected = (scores.masked_fill(hidden_keys(length, window), float("-inf")).softmax(-1) @ v.repeat_interleave(2, 1)).transpose(1, 2)
     torch.testing.assert_close(out, expected, rtol=1e-4, atol=1e-5)
     for mine, theirs in zip(got, torch.autograd.grad(expected, (q, k, v), upstream), strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5)
+
+
+def window_but_for_one_row(batch: Tensor, head: Tensor, q: Tensor, k: Tensor) -> Tensor:
+    """Row 1 does not see its first keys, as after padding."""
+    return causal_window(70)(batch, head, q, k) & ~((batch == 1) & (k < 5) & (q > 5))
 
 
 def test_rows_of_a_batch_that_exceed_the_cache_are_attended_to_one_after_another(
@@ -44,9 +55,7 @@ def test_rows_of_a_batch_that_exceed_the_cache_are_attended_to_one_after_another
     torch.manual_seed(0)
     q = torch.randn(3, 4, 150, 8, requires_grad=True)
     k, v = (torch.randn(3, 2, 150, 8, requires_grad=True) for _ in range(2))
-    mask = tiled_mask(batch_size=3, q_length=150, kv_length=150, mask_function=causal_window(70))
-    own = TiledMask(mask.blocked.expand(3, -1, -1, -1).clone(), mask.tiles)  # of each row, as padding makes it
-    own.blocked[1, :, :, :5] |= torch.arange(150)[:, None] > 5
+    own = tiled_mask(batch_size=3, q_length=150, kv_length=150, mask_function=window_but_for_one_row)
     upstream = torch.randn(3, 150, 4, 8)
 
     def run() -> list[Tensor]:
@@ -54,6 +63,7 @@ def test_rows_of_a_batch_that_exceed_the_cache_are_attended_to_one_after_another
         return [out, *torch.autograd.grad(out, (q, k, v), upstream)]
 
     together = run()
+    assert len(own.tiles[0].bias) == 3
     monkeypatch.setattr(attention, "_CACHED_BYTES", 1)
     for one_by_one, expected in zip(run(), together, strict=True):
         torch.testing.assert_close(one_by_one, expected)
