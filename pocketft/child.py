@@ -7,7 +7,6 @@ and with it its temporary files. The process holds itself to the cap that the jo
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import signal
@@ -109,7 +108,7 @@ def _capped(cap_bytes: int | None, doing: str) -> Iterator[None]:
         with room_to_reserve(), data_limit(cap_bytes), _watched(cap_bytes, doing):
             yield
     except (MemoryError, RuntimeError, OSError) as error:
-        if is_out_of_memory(error) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
+        if is_out_of_memory(error):
             raise _too_much(doing, cap_bytes) from error
         raise
 
@@ -158,14 +157,21 @@ def _converse(process: subprocess.Popen[bytes], job: Mapping[str, Any], report: 
     except BrokenPipeError:
         return None
     for line in process.stdout:
-        try:
-            event = json.loads(line)
-        except ValueError:  # a library that prints
+        event = _event(line)
+        if event is None:  # a library that prints
             continue
         if event["event"] in ("done", "failed"):
             return dict(event)
         report(event)
     return None
+
+
+def _event(line: bytes) -> dict[str, Any] | None:
+    try:
+        event = json.loads(line)
+    except ValueError:
+        return None
+    return event if isinstance(event, dict) and "event" in event else None
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

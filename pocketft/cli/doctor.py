@@ -83,8 +83,9 @@ def _processor() -> str:
 def _speed() -> dict[str, Any]:
     """What training has to do most, measured: the same figures that plans are made with."""
     from pocketft.memory.profile import machine_profile
+    from pocketft.models.location import cache_home
 
-    profile = machine_profile()
+    profile = machine_profile(cache_home())
     return {**dataclasses.asdict(profile), "compute_dtype": profile.compute_dtype}
 
 

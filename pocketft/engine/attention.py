@@ -59,6 +59,14 @@ class TiledMask:
         """For these rows of the batch."""
         return self._with(lambda bias: bias if len(bias) == 1 else bias[rows])
 
+    @property
+    def most_bytes(self) -> int:
+        """What the biases take where texts end within the rows: then they span all keys of their tile."""
+        return sum(
+            len(tile.bias) * (tile.row_stop - tile.row_start) * (tile.key_stop - tile.key_start) * tile.bias.itemsize
+            for tile in self.tiles
+        )
+
     def to(self, device: torch.device) -> TiledMask:
         return self._with(lambda bias: bias.to(device))
 
@@ -67,32 +75,31 @@ class TiledMask:
 
 
 def tiled_mask(**arguments: Any) -> TiledMask:
-    """Mask function for `AttentionMaskInterface`: transformers decides who sees whom, we keep it with its tiles."""
+    """Mask function for `AttentionMaskInterface`: transformers decides who sees whom, and is asked tile by tile."""
     arguments.update(allow_is_causal_skip=False, allow_is_bidirectional_skip=False)
-    visible = sdpa_mask(**arguments)
-    assert visible is not None
-    return TiledMask(_tiles(visible, arguments.get("dtype", torch.float32)))
-
-
-def _tiles(visible: Tensor, dtype: torch.dtype) -> tuple[Tile, ...]:
-    """Where keys begin and end is rounded to whole tiles: each shape of a product costs kernels, and rows of several
-    documents would each have shapes of their own.
-    """
-    rows, keys = visible.shape[-2:]
+    rows, offset = arguments["q_length"], arguments.pop("q_offset", 0)
     tiles = []
     for start in range(0, rows, TILE_ROWS):
         stop = min(start + TILE_ROWS, rows)
-        rows_see = visible[:, :, start:stop]  # (B, 1, R, T)
-        tile = rows_see.flatten(0, 2)  # (B * R, T)
-        seen = tile.any(dim=0).nonzero()
-        key_start = int(seen[0]) // TILE_ROWS * TILE_ROWS
-        key_stop = min(keys, (int(seen[-1]) // TILE_ROWS + 1) * TILE_ROWS)
-        hidden = (~tile[:, key_start:key_stop].all(dim=0)).nonzero() + key_start
-        masked_start, masked_stop = (int(hidden[0]), int(hidden[-1]) + 1) if len(hidden) else (key_start, key_start)
-        masked = ~rows_see[:, :, None, :, masked_start:masked_stop]  # (B, 1, 1, R, M)
-        bias = torch.zeros(masked.shape, dtype=dtype, device=visible.device).masked_fill_(masked, float("-inf"))
-        tiles.append(Tile(start, stop, key_start, key_stop, masked_start, bias))
-    return tuple(tiles)
+        visible = sdpa_mask(**{**arguments, "q_length": stop - start, "q_offset": offset + start})
+        assert visible is not None
+        tiles.append(_tile(start, stop, visible, arguments.get("dtype", torch.float32)))
+    return TiledMask(tuple(tiles))
+
+
+def _tile(row_start: int, row_stop: int, visible: Tensor, dtype: torch.dtype) -> Tile:
+    """`visible` is bool (B, 1, R, T). Where keys begin and end is rounded to whole tiles: each shape of a product costs
+    kernels, and rows of several documents would each have shapes of their own.
+    """
+    some_row = visible.flatten(0, 2)  # (B * R, T)
+    seen = some_row.any(dim=0).nonzero()
+    key_start = int(seen[0]) // TILE_ROWS * TILE_ROWS
+    key_stop = min(visible.shape[-1], (int(seen[-1]) // TILE_ROWS + 1) * TILE_ROWS)
+    hidden = (~some_row[:, key_start:key_stop].all(dim=0)).nonzero() + key_start
+    masked_start, masked_stop = (int(hidden[0]), int(hidden[-1]) + 1) if len(hidden) else (key_start, key_start)
+    masked = ~visible[:, :, None, :, masked_start:masked_stop]  # (B, 1, 1, R, M)
+    bias = torch.zeros(masked.shape, dtype=dtype, device=visible.device).masked_fill_(masked, float("-inf"))
+    return Tile(row_start, row_stop, key_start, key_stop, masked_start, bias)
 
 
 def tiled_attention(

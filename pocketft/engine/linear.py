@@ -87,6 +87,11 @@ class LinearGroup:
             self._input = None
         return output
 
+    def forget(self) -> None:
+        """Let go of outputs that nobody came for, because the pass was broken off."""
+        self._input = None
+        self._waiting.clear()
+
 
 class _GroupProduct(torch.autograd.Function):
     """x (..., in) -> one (..., out_i) per member. `parameters` repeats A and B of each adapter so that autograd sees

@@ -112,7 +112,8 @@ class EngineModel:
 
     def load_adapter_state(self, state: dict[str, Tensor]) -> None:
         """Raises ValueError when `state` is not this adapter: names or shapes differ."""
-        expected = {name: tensor.shape for name, tensor in self.adapter_state().items()}
+        own = get_peft_model_state_dict(self.model, save_embedding_layers=False)
+        expected = {name: tensor.shape for name, tensor in own.items()}
         given = {name: tensor.shape for name, tensor in state.items()}
         if expected != given:
             odd = sorted(set(expected.items()) ^ set(given.items()))[0][0]
@@ -125,6 +126,12 @@ class EngineModel:
         """
         for weights in self._skeleton.blocks[index].groups:
             weights.group.dropout_seeds = seeds
+
+    def forget_pass(self) -> None:
+        """After a pass that was broken off: let go of what it left behind."""
+        for block in self._skeleton.blocks:
+            for weights in block.groups:
+                weights.group.forget()
 
     def close(self) -> None:
         self.residency.close()

@@ -73,14 +73,15 @@ class BlockResidency:
         self._reader: ThreadPoolExecutor | None = None
         self._buffer = torch.empty(0, dtype=torch.uint8)
         self._scratch = torch.empty(0, dtype=dtype, device=device)
-        self._make_room()
-        for index, residence in enumerate(self.residences):
-            self._load(index, residence)
+        self._to_load = list(range(len(blocks)))
+        self._load_all()
 
     def bind(self, index: int, upcoming: int | None = None) -> None:
         """Make block `index` usable; start reading `upcoming` if it is streamed. Earlier shared blocks lose their
         weights.
         """
+        if self._to_load:
+            self._load_all()
         if self.residences[index] != "dense" and self._in_scratch != index:
             self._unbind_scratch()
             packed = self._packed[index] if self.residences[index] == "packed" else self._read(index)
@@ -91,14 +92,14 @@ class BlockResidency:
 
     def move(self, index: int, residence: Residence) -> None:
         """Let block `index` live elsewhere from now on. Between blocks only: the one in the scratch loses its weights,
-        and what is needed of the moved one is read from the source again.
+        and what is needed of the moved one is read from the source again; at its next use, where memory is refused now.
         """
         self._unbind_scratch()
         self._unbind(index)
         self._packed.pop(index, None)
         self.residences[index] = residence
-        self._make_room()
-        self._load(index, residence)
+        self._to_load.append(index)
+        self._load_all()
 
     def dense_bytes(self) -> tuple[int, ...]:
         """Of each block's matrices, once dequantized."""
@@ -126,6 +127,12 @@ class BlockResidency:
     def close(self) -> None:
         if self._reader is not None:
             self._reader.shutdown(wait=True, cancel_futures=True)
+
+    def _load_all(self) -> None:
+        self._make_room()
+        while self._to_load:
+            self._load(self._to_load[0], self.residences[self._to_load[0]])
+            del self._to_load[0]
 
     def _load(self, index: int, residence: Residence) -> None:
         if residence == "dense":

@@ -2,8 +2,9 @@
 
 glibc keeps freed memory for the next allocation: quick, but its heap then has gaps, and resident memory stays above
 what is in use. With a low threshold each large tensor is mapped by itself and unmapped when freed: no gaps, at the
-price of zeroing pages anew. Measured on SmolLM2-135M at 512 tokens: peak 30-60 MB lower, a tenth slower. With a high one nothing is given back between steps and no page is
-zeroed twice: 4% faster where the whole step is kept for the gradient. Other C libraries are left as they are.
+price of zeroing pages anew. Measured on SmolLM2-135M at 512 tokens: peak 30-60 MB lower, a tenth slower. With a high
+one nothing is given back between steps and no page is zeroed twice: 4% faster where all graphs of a step are kept.
+Other C libraries are left as they are.
 
 Code counts as resident once it has been touched, and importing touches 75 MB of it that training never runs again. Its
 pages are clean copies of files: dropped, they come back one by one where they are needed.

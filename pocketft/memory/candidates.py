@@ -170,7 +170,8 @@ class Candidates:
             "first_use": self.first_use_bytes,
             "weights": self._ends_in_memory(stream_ends, micro_batch, tiles) + mix.weight_bytes,
             "adapter": footprint.adapter_numbers * per_number,
-            "block_inputs": held_inputs * self._step_hidden_bytes + micro_batches * footprint.arguments_bytes,
+            "block_inputs": held_inputs * self._step_hidden_bytes,
+            "call_arguments": micro_batches * footprint.arguments_bytes,
             "kept_graphs": kept * micro_batches * footprint.kept_bytes,
             "workspace": max(rises["block"], rises["loss"]),
             "cache": self.workload.cache_bytes,
@@ -256,7 +257,8 @@ def tile_bytes(tiles: LossTiles, hidden_size: int, itemsize: int) -> int:
 
 def _gap_bytes(components: dict[str, int], tight: bool) -> int:
     """Freed memory that the allocator keeps (`allocator.py`), by what is allocated and freed again and again."""
-    churn, inputs, kept = (components[name] for name in ("workspace", "block_inputs", "kept_graphs"))
+    churn, kept = components["workspace"], components["kept_graphs"]
+    inputs = components["block_inputs"] + components["call_arguments"]
     if tight:
         return _TIGHT_GAP_BYTES + int(0.4 * churn + 0.15 * inputs + 0.05 * kept)
     return int(churn + 0.2 * inputs + 0.16 * kept)

@@ -66,8 +66,7 @@ def measure_footprint(
     numbers = sum(p.numel() for _, p in lora_parameters(skeleton.model))
     batch, length = shape
     embeds = torch.zeros(1, dtype=dtype).expand(batch, length, config.hidden_size)
-    # Masks are largest where a text ends early in the row: all later queries are forbidden its keys.
-    positions = torch.cat((torch.zeros(1, dtype=torch.int64), torch.arange(length - 1))).expand(batch, -1)
+    positions = torch.arange(length).expand(batch, -1)
     arguments = call_arguments(skeleton, embeds, positions)
     kinds = _largest_of_each_kind(config, skeleton)
     each = [(_measure_block(skeleton, i, shape, on_meta(arguments[i]), dtype), count) for i, count in kinds]
@@ -168,7 +167,7 @@ def _distinct_bytes(arguments: Sequence[Mapping[str, Any]]) -> int:
         if isinstance(value, Tensor):
             found[value.data_ptr()] = value.untyped_storage().nbytes()
         elif isinstance(value, TiledMask):
-            visit([tile.bias for tile in value.tiles])
+            found[id(value)] = value.most_bytes
         elif isinstance(value, (tuple, list)):
             for item in value:
                 visit(item)

@@ -7,19 +7,20 @@ a Python exception instead of the process being killed. Knows the meter and the 
 
 from __future__ import annotations
 
+import errno
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from pocketft.errors import MemoryCapError
 from pocketft.memory.allocator import map_large_tensors, release_code, release_freed_memory, trim_heap
-from pocketft.memory.meter import peak_rss_bytes, rss_bytes
+from pocketft.memory.meter import peak_rss_bytes, rss_bytes, status_bytes
 from pocketft.memory.size import format_size
 
 # Address space that is reserved and hardly touched counts against RLIMIT_DATA: stacks of threads that start later.
 _UNTOUCHED_BYTES = 64 << 20
 _NEAR = 0.95  # of the cap: a peak beyond it turns on frugality before the next one can be higher
-_ADVICE = "give a larger --memory or a smaller --set data.max_seq_length"
+_ADVICE = "give a larger --memory"
 
 
 class Guard:
@@ -70,10 +71,22 @@ class Guard:
         return format_size(self.cap_bytes)
 
 
+OUT_OF_MEMORY = (MemoryCapError, MemoryError, RuntimeError, OSError)  # some of them: `is_out_of_memory` tells
+_REFUSALS = (
+    "can't allocate memory",  # torch
+    "Cannot allocate memory",  # the system, in torch's words
+    "not enough memory",
+    "out of memory",
+    "could not create a primitive",  # oneDNN
+    "can't start new thread",  # it has a stack
+)
+
+
 def is_out_of_memory(error: BaseException) -> bool:
-    """torch raises a plain RuntimeError where it is refused memory, with words of its own or of oneDNN's."""
-    words = ("can't allocate memory", "not enough memory", "out of memory", "could not create a primitive")
-    return isinstance(error, MemoryError | MemoryCapError) or any(word in str(error) for word in words)
+    """torch raises a plain RuntimeError where it is refused memory, with words of its own or of others."""
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    return isinstance(error, MemoryError | MemoryCapError) or any(words in str(error) for words in _REFUSALS)
 
 
 @contextmanager
@@ -82,7 +95,9 @@ def hard_limit(cap_bytes: int) -> Iterator[None]:
     try:
         with data_limit(cap_bytes):
             yield
-    except (MemoryError, RuntimeError) as error:
+    except OUT_OF_MEMORY as error:
+        if isinstance(error, MemoryCapError):
+            raise
         if is_out_of_memory(error):
             raise MemoryCapError(
                 f"an allocation would have crossed the cap of {format_size(cap_bytes)}; {_ADVICE}"
@@ -92,8 +107,9 @@ def hard_limit(cap_bytes: int) -> Iterator[None]:
 
 @contextmanager
 def data_limit(cap_bytes: int) -> Iterator[None]:
-    """While open, private memory and the libraries' pages together cannot pass the cap by more than 64 MB: RLIMIT_DATA,
-    where there is one.
+    """While open, the system refuses memory that would lead far beyond the cap: RLIMIT_DATA, where there is one. It
+    bounds private address space, so what is reserved and untouched now, pages of libraries that come in later and 64 MB
+    for stacks are above the cap; the guard is the precise one.
     """
     previous = _lower_data_limit(cap_bytes)
     try:
@@ -130,8 +146,8 @@ def _lower_data_limit(cap_bytes: int) -> tuple[int, int] | None:
     import resource
 
     previous = resource.getrlimit(resource.RLIMIT_DATA)
-    reserved = _status_bytes("VmData") - _status_bytes("RssAnon")  # address space not in memory now
-    wanted = cap_bytes - _status_bytes("RssFile") + max(0, reserved) + _UNTOUCHED_BYTES
+    reserved = status_bytes("VmData") - status_bytes("RssAnon")  # address space not in memory now
+    wanted = cap_bytes - status_bytes("RssFile") + max(0, reserved) + _UNTOUCHED_BYTES
     soft, hard = previous
     if hard != resource.RLIM_INFINITY:
         wanted = min(wanted, hard)
@@ -139,11 +155,3 @@ def _lower_data_limit(cap_bytes: int) -> tuple[int, int] | None:
         return None
     resource.setrlimit(resource.RLIMIT_DATA, (wanted, hard))
     return previous
-
-
-def _status_bytes(field: str) -> int:
-    with open("/proc/self/status", encoding="ascii", errors="replace") as lines:
-        for line in lines:
-            if line.startswith(field + ":"):
-                return int(line.split()[1]) * 1024
-    return 0

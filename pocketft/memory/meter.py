@@ -21,12 +21,12 @@ _UNLIMITED = 1 << 60  # cgroup v1 writes "no limit" as the largest whole number 
 
 def rss_bytes() -> int:
     """Resident memory now, pages of mapped files included."""
-    return _status_bytes("VmRSS") or _process().memory_info().rss
+    return status_bytes("VmRSS") or _process().memory_info().rss
 
 
 def peak_rss_bytes() -> int:
     """The largest `rss_bytes` since the process started (VmHWM)."""
-    if (peak := _status_bytes("VmHWM")) is not None:
+    if peak := status_bytes("VmHWM"):
         return peak
     if sys.platform == "win32":
         return _process().memory_info().peak_wset
@@ -36,13 +36,12 @@ def peak_rss_bytes() -> int:
     return peak if sys.platform == "darwin" else peak * 1024  # macOS counts bytes, everyone else kilobytes
 
 
-def anonymous_bytes() -> int:
-    """Resident memory that no file backs: what the kernel cannot take back without swap."""
-    if (anonymous := _status_bytes("RssAnon")) is not None:
-        return anonymous
-    if _LINUX:  # a sandboxed kernel that does not split the figure
-        return rss_bytes()
-    return _process().memory_full_info().uss
+def status_bytes(field: str) -> int:
+    """What Linux says of this process under this name; 0 where it says nothing."""
+    for line in _lines(_STATUS) if _LINUX else ():
+        if line.startswith(field + ":"):
+            return int(line.split()[1]) * 1024
+    return 0
 
 
 def total_bytes() -> int:
@@ -142,15 +141,6 @@ def _lines(path: Path) -> list[str]:
         return path.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return []
-
-
-def _status_bytes(field: str) -> int | None:
-    if not _LINUX:
-        return None
-    for line in _lines(_STATUS):
-        if line.startswith(field + ":"):
-            return int(line.split()[1]) * 1024
-    return None
 
 
 def _process() -> psutil.Process:

@@ -76,7 +76,7 @@ class Plan:
     @property
     def held_bytes(self) -> int:
         """What gathers in the course of a step and is gone at its end."""
-        return self.components["block_inputs"] + self.components["kept_graphs"]
+        return sum(self.components[name] for name in ("block_inputs", "call_arguments", "kept_graphs"))
 
     @property
     def dtype(self) -> torch.dtype:

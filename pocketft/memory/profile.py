@@ -48,9 +48,9 @@ class MachineProfile:
         return self.bf16_gflops if dtype == "bfloat16" else self.fp32_gflops
 
 
-def machine_profile(cache_folder: Path | None = None, refresh: bool = False) -> MachineProfile:
+def machine_profile(cache_folder: Path, refresh: bool = False) -> MachineProfile:
     """From the cache where it fits this machine, else measured and cached. An unwritable cache is no reason to stop."""
-    path = (cache_folder or _default_folder()) / "machine.json"
+    path = cache_folder / "machine.json"
     key = _machine_key()
     if not refresh and (known := _cached(path, key)) is not None:
         return known
@@ -58,11 +58,6 @@ def machine_profile(cache_folder: Path | None = None, refresh: bool = False) -> 
     with suppress(OSError, files.StorageError):  # measured again next time
         files.write_json(path, {"key": key, "profile": asdict(profile)})
     return profile
-
-
-def _default_folder() -> Path:
-    home = os.environ.get("POCKETFT_HOME")
-    return Path(home).expanduser() if home else Path.home() / ".cache" / "pocketft"
 
 
 def _machine_key() -> str:

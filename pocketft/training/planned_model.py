@@ -20,9 +20,8 @@ from torch import Tensor
 from pocketft.engine.batch import MicroBatch
 from pocketft.engine.model import EngineModel
 from pocketft.engine.step import StepSettings, eval_loss, token_losses, train_step
-from pocketft.errors import MemoryCapError
 from pocketft.files import storage_errors
-from pocketft.memory.guard import Guard, is_out_of_memory
+from pocketft.memory.guard import OUT_OF_MEMORY, Guard, is_out_of_memory
 from pocketft.memory.meter import peak_rss_bytes, rss_bytes
 from pocketft.memory.plan import Plan
 from pocketft.memory.shrink import (
@@ -127,13 +126,14 @@ class PlannedModel:
         for attempt in range(_REPEATS):
             try:
                 return once(_in_groups(batches, self.micro_batch))
-            except (MemoryCapError, MemoryError, RuntimeError) as error:
+            except OUT_OF_MEMORY as error:
                 if not is_out_of_memory(error) or self._guard.is_crossed:
                     raise
                 wanted = int(self._guard.cap_bytes * _FIRST_CUT * 2**attempt)
                 if next_change(self.plan, self._sizes, wanted, measures) is None:
                     raise
             # Only here are the tensors of the failed attempt gone: they hang on the error.
+            self._model.forget_pass()
             for _, parameter in self.parameters():
                 parameter.grad = None
             self._be_frugal()

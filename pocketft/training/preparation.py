@@ -135,7 +135,7 @@ def compare_plans(
     none.
     """
     _load_quantizer(base, work)
-    profile = machine_profile()
+    profile = machine_profile(cache_home())
     dtype = {"cpu": profile.compute_dtype, "cuda": _cuda_dtype()}.get(device.type, "float32")
     with _engine_errors(base):
         return make_choice(base.config, base.model.store, lora, work, profile, cap, dtype, among)
@@ -174,6 +174,7 @@ def build_planned(
         map_large_tensors()
     elif plan.has_room:
         keep_freed_memory()
+    guard = Guard(plan.cap_bytes)
     with _engine_errors(base), room_to_reserve():
         model = build_model(
             base.config,
@@ -185,7 +186,8 @@ def build_planned(
             seed=seed,
             stream_ends=plan.stream_ends,
         )
-    return model, PlannedModel(model, plan, Guard(plan.cap_bytes))
+    guard.is_tight(0)  # weights are read without the system's limit
+    return model, PlannedModel(model, plan, guard)
 
 
 def find_device(name: str) -> torch.device:

@@ -38,7 +38,8 @@ def test_tiled_attention_and_its_gradients_equal_softmax_over_whole_rows(length:
     out, _ = tiled_attention(nn.Identity(), q, k, v, mask, scaling=0.3)
     got = torch.autograd.grad(out, (q, k, v), upstream)
     scores = q @ k.repeat_interleave(2, 1).transpose(2, 3) * 0.3
-    expected = (scores.masked_fill(hidden_keys(length, window), float("-inf")).softmax(-1) @ v.repeat_interleave(2, 1)).transpose(1, 2)
+    probabilities = scores.masked_fill(hidden_keys(length, window), float("-inf")).softmax(-1)
+    expected = (probabilities @ v.repeat_interleave(2, 1)).transpose(1, 2)
     torch.testing.assert_close(out, expected, rtol=1e-4, atol=1e-5)
     for mine, theirs in zip(got, torch.autograd.grad(expected, (q, k, v), upstream), strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5)
@@ -74,6 +75,18 @@ def test_tiles_leave_out_keys_that_no_row_sees() -> None:
     assert [(t.key_start, t.key_stop) for t in mask.tiles] == [(0, 128), (0, 256), (128, 384), (256, 512)]
     causal = tiled_mask(batch_size=1, q_length=300, kv_length=300, mask_function=causal_window(999))
     assert [(t.masked_start, t.masked_stop) for t in causal.tiles] == [(1, 128), (129, 256), (257, 300)]
+
+
+def test_a_mask_takes_memory_where_something_is_hidden_and_at_borders_no_more_than_foretold() -> None:
+    causal = tiled_mask(batch_size=1, q_length=512, kv_length=512, mask_function=causal_window(999))
+    assert all(tile.bias.shape[-1] <= TILE_ROWS for tile in causal.tiles)
+    split = tiled_mask(batch_size=1, q_length=512, kv_length=512, mask_function=two_texts)
+    assert sum(tile.bias.nbytes for tile in split.tiles) <= causal.most_bytes
+    assert [tile.key_start for tile in split.tiles] == [0, 0, 128, 128]
+
+
+def two_texts(batch: Tensor, head: Tensor, q: Tensor, k: Tensor) -> Tensor:
+    return (k <= q) & ((q < 200) == (k < 200))
 
 
 def test_attention_refuses_what_it_would_leave_out() -> None:

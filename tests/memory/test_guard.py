@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import subprocess
 import sys
 
 import pytest
 
 from pocketft.errors import MemoryCapError
-from pocketft.memory.guard import Guard
+from pocketft.memory.guard import Guard, is_out_of_memory
 from pocketft.memory.meter import rss_bytes
 
 MB = 1 << 20
@@ -32,6 +33,20 @@ def test_a_peak_near_the_cap_is_a_warning_even_when_it_is_over(monkeypatch: pyte
     guard = Guard(rss_bytes() + 1000 * MB)
     monkeypatch.setattr("pocketft.memory.guard.peak_rss_bytes", lambda: guard.cap_bytes - MB)
     assert guard.is_tight(0) and guard.be_frugal() and not guard.be_frugal()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("unable to mmap 8 bytes from file: Cannot allocate memory (12)"),
+        RuntimeError("can't start new thread"),
+        OSError(errno.ENOMEM, "Cannot allocate memory"),
+    ],
+)
+def test_a_refusal_of_memory_is_known_by_all_its_names(error: Exception) -> None:
+    assert is_out_of_memory(error)
+    assert not is_out_of_memory(OSError(errno.EIO, "out of memory")) and not is_out_of_memory(RuntimeError("size"))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_DATA counts private memory on Linux only")

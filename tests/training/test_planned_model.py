@@ -95,6 +95,7 @@ def plan(residences: tuple[Residence, ...], kept: int = 0, micro_batch: int = 2)
         components={
             "weights": 10_000_000,
             "block_inputs": 100_000,
+            "call_arguments": 0,
             "kept_graphs": kept * 50_000,
             "workspace": 20_000_000,
         },
