@@ -15,6 +15,7 @@ from pocketft.data.readers.reader import Reader, Sample
 from pocketft.data.readers.text import documents_of_text, remark_encoding
 
 MAX_LINE_CHARS = 1 << 16
+MAX_COMMENT_CHARS = 1 << 20  # what has no end by then is no comment
 _NAMES = (".md", ".markdown", ".mdown", ".mkd", ".qmd")
 _HEADING = re.compile(r"^#{1,6}[ \t]+(\S.*?)[ \t]*#*$", re.MULTILINE)
 _MARKUP = re.compile(r"^(?:#{1,6}[ \t]+\S|```|[-*] \[[ xX]\] |!?\[[^\]\n]*\]\([^)\n]+\))", re.MULTILINE)
@@ -29,6 +30,7 @@ _WIKI = re.compile(r"\[\[([^\]|\n]*)(?:\|([^\]\n]*))?\]\]")
 _LOCAL = re.compile(r"\[([^\]\n]+)\]\((?!https?:|mailto:|#)[^)\n]*\)")  # a page or file of the same vault
 _BLOCK_ID = re.compile(r"[ \t]+\^[A-Za-z0-9-]+[ \t]*$", re.MULTILINE)
 _COMMENT = re.compile(r"%%.*?%%")
+_COMMENT_MARK = re.compile(r"\s*%%|.*(?<!\d)%%\s*$")  # of several lines; "100%% done" is none
 _NOTION_ID = re.compile(r"\b[0-9a-f]{32}\b")
 _NOTION_PROPERTY = re.compile(r"[A-Z][\w /()&-]{0,40}: \S.*$")
 
@@ -51,29 +53,47 @@ def _read(sample: Sample, report: ReadReport) -> Iterator[Document]:
 
 def _lines(file: TextIO, *, notion: bool) -> Iterator[str]:
     """Line by line, for what stands between fences is code and stays as it is."""
-    fenced = commented = False
-    number = 0
-    while line := file.readline(MAX_LINE_CHARS):
-        number += 1
-        if _FENCE.match(line):
-            fenced = not fenced
-        elif not fenced:
+    for number, (line, code) in enumerate(_uncommented(_with_code(file)), start=1):
+        if not code:
             if notion and 2 < number < 20:  # a page's properties stand between its heading and its text
                 if _NOTION_PROPERTY.match(line):
                     continue
                 notion = not line.strip()
-            if "%%" in line:
-                line = _COMMENT.sub("", line)
-                if "%%" in line:  # opens or closes a comment of several lines
-                    commented = not commented
-                    continue
-            if commented:
-                continue
             bare = _plain(line)
             if bare is not line and not bare.strip():
                 continue  # nothing but an attachment
             line = bare
         yield line
+
+
+def _with_code(file: TextIO) -> Iterator[tuple[str, bool]]:
+    """Each line, and whether it stands between fences or is one."""
+    fenced = False
+    while line := file.readline(MAX_LINE_CHARS):
+        fence = _FENCE.match(line) is not None
+        yield line, fenced or fence
+        fenced ^= fence
+
+
+def _uncommented(lines: Iterator[tuple[str, bool]]) -> Iterator[tuple[str, bool]]:
+    """Without comments, in a line or over several; a mark that nothing closes was none, and all behind it is text."""
+    held: list[tuple[str, bool]] = []
+    chars = 0
+    for line, code in lines:
+        if "%%" in line and not code:
+            line = _COMMENT.sub("", line)
+            if _COMMENT_MARK.match(line):
+                held, chars = ([] if held else [(line, code)]), 0
+                continue
+        if not held:
+            yield line, code
+            continue
+        held.append((line, code))
+        chars += len(line)
+        if chars > MAX_COMMENT_CHARS:
+            yield from held
+            held = []
+    yield from held
 
 
 def _plain(line: str) -> str:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from pocketft.data.readers import markdown
+from pocketft.data.sources import SourceFile
+from pocketft.errors import MemoryCapError
 from tests.data.readers import samples
 from tests.data.readers.reading import only, read, read_one, said
 from tests.data.readers.samples import SAMPLES
@@ -50,6 +54,26 @@ def test_obsidian_links_show_their_words_and_attachments_go(tmp_path: Path) -> N
         "# The boat\n\nWe painted it with Ben and read Knots.\n\n"
         "See the list and [the shop](https://example.org/paint).\n\n\n```md\n[[stays as it is]]\n```"
     )
+
+
+def test_comments_over_several_lines_go_and_percent_signs_stay(tmp_path: Path) -> None:
+    def text(*lines: str) -> str:
+        return only(read_one(tmp_path, "note.md", "\n".join(lines).encode())[0]).text
+
+    assert text("# A", "%%", "not for others", "```", "code", "```", "%%", "Words.") == "# A\nWords."
+    assert text("# A", "%% not", "for others %%", "Words.") == "# A\nWords."
+    for line in ("It shows 100%% when done.", "It stops at 100%%", "%% opened and never closed"):
+        assert text("# A", line, "All of this stays.", "```", "[[code]]", "```") == (
+            f"# A\n{line}\nAll of this stays.\n```\n[[code]]\n```"
+        )
+
+
+def test_a_comment_without_end_is_held_no_longer_than_memory_allows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(markdown, "MAX_COMMENT_CHARS", 20)
+    documents, _ = read_one(tmp_path, "note.md", b"%%\none line\n another line\n%%\nthe rest")
+    assert only(documents).text == "%%\none line\n another line\n%%\nthe rest"
 
 
 def test_notion_properties_and_page_ids_go(tmp_path: Path) -> None:
