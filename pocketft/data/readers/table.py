@@ -5,12 +5,15 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from pocketft.data.documents import Document, ReadReport
 from pocketft.data.encoding import open_text
 from pocketft.data.readers.reader import Reader, Sample
 from pocketft.data.readers.records import Unusable, documents_of_record
+
+if TYPE_CHECKING:
+    from _csv import _reader as Rows
 
 MAX_CELL_CHARS = 8 << 20
 _NAMES = (".csv", ".tsv", ".tab")
@@ -39,9 +42,8 @@ def _read(sample: Sample, report: ReadReport) -> Iterator[Document]:
         rows = _rows(_short_lines(file), delimiter)
         header = [name.strip() for name in next(rows, [])]
         wanted = _wanted(header, sample.column)
-        number = 1
         while True:
-            number += 1
+            number = rows.line_num + 1  # a cell may hold several lines
             try:
                 row = next(rows)
             except StopIteration:
@@ -83,7 +85,7 @@ def _is_regular(lines: list[str]) -> bool:
     return len(counts) >= 3 and counts[0] > 0 and len(set(counts)) == 1
 
 
-def _rows(lines: Iterable[str], delimiter: str) -> Iterator[list[str]]:
+def _rows(lines: Iterable[str], delimiter: str) -> Rows:
     csv.field_size_limit(MAX_CELL_CHARS)
     return csv.reader(lines, delimiter=delimiter)
 

@@ -137,6 +137,12 @@ def test_a_table_is_read_by_the_column_that_was_named(tmp_path: Path) -> None:
     )
 
 
+def test_a_row_of_a_table_is_found_by_its_line(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text('day,text\n1,"Two\nlines"\n\n2,"A row on line five"\n')
+    documents, _ = read(tmp_path / "a.csv")
+    assert [(d.text, d.record_line) for d in documents] == [("Two\nlines", 2), ("A row on line five", 5)]
+
+
 def test_a_table_of_questions_and_answers_becomes_chats(tmp_path: Path) -> None:
     documents, _ = read_one(tmp_path, "a.csv", b"id,prompt,completion\n1,2+2?,4\n")
     assert said(only(documents)) == [("user", "2+2?"), ("assistant", "4")]
