@@ -21,9 +21,11 @@ from pocketft.data.encoding import without_surrogates
 from pocketft.data.readers.html import text_of
 from pocketft.data.readers.mail_words import own_words
 from pocketft.data.readers.reader import Reader, Sample
+from pocketft.errors import PocketftError
 
 MAX_MAIL_BYTES = 2 << 20  # what lies beyond is attachments
 MAX_LINE_BYTES = 1 << 16
+_BOM = b"\xef\xbb\xbf"
 _FROM = re.compile(rb"\A\s*From \S.*\n(?:>From .*\n)?[A-Za-z][A-Za-z0-9-]*:")
 _HEADERS = re.compile(rb"\A(?:[!-9;-~]+:[^\n]*\n(?:[ \t][^\n]*\n)*)+")
 _NAME = re.compile(rb"^([!-9;-~]+):", re.MULTILINE)
@@ -34,23 +36,33 @@ _REPLY = re.compile(r"^(?:(?:re|aw|antw|sv|fwd?|wg|tr|rv)(?:\[\d+\])?\s*:\s*)+",
 
 
 def _recognises(sample: Sample) -> bool:
-    start = sample.start.replace(b"\r\n", b"\n").removeprefix(b"\xef\xbb\xbf")
-    if _FROM.match(start):
+    if _is_mbox(sample):
         return True
-    headers = _HEADERS.match(start.lstrip(b"\n"))
+    headers = _HEADERS.match(_start(sample).lstrip(b"\n"))
     if not headers:
         return False
     names = {name.lower() for name in _NAME.findall(headers[0])}
     return b"from" in names and len(names & _OF_MAIL) >= 2
 
 
+def _is_mbox(sample: Sample) -> bool:
+    """Several mails with a "From " line before each; elsewhere a line that begins so is a sentence."""
+    return _FROM.match(_start(sample)) is not None
+
+
+def _start(sample: Sample) -> bytes:
+    return sample.start.replace(b"\r\n", b"\n").removeprefix(_BOM)
+
+
 def _read(sample: Sample, report: ReadReport) -> Iterator[Message]:
     folder = PurePosixPath(sample.name)
     sent = any(part.lower().strip(".") in _SENT for part in (*folder.parts[:-1], folder.stem))
     with sample.file.open() as stream:
-        for data in _mails(stream, report):
+        for data in _mails(stream, report, mbox=_is_mbox(sample)):
             try:
                 message = _message(data, sent, report)
+            except (PocketftError, MemoryError):
+                raise
             except Exception as error:  # the email package raises whatever its parts raise at damaged mail
                 report.remarks[f"mails that cannot be read ({type(error).__name__})"] += 1
                 continue
@@ -58,18 +70,18 @@ def _read(sample: Sample, report: ReadReport) -> Iterator[Message]:
                 yield message
 
 
-def _mails(stream: IO[bytes], report: ReadReport) -> Iterator[bytes]:
+def _mails(stream: IO[bytes], report: ReadReport, *, mbox: bool) -> Iterator[bytes]:
     """The messages of an mbox, each without its "From " line; of any other file, all of it."""
     lines: list[bytes] = []
     size = 0
     after_blank = True
     while line := stream.readline(MAX_LINE_BYTES):
-        if after_blank and line.startswith(b"From "):
+        if mbox and after_blank and line.startswith(b"From "):
             if lines:
                 yield b"".join(lines)
             lines, size = [], 0
         elif size < MAX_MAIL_BYTES:
-            if line.startswith(b">From "):
+            if mbox and line.startswith(b">From "):
                 line = line[1:]
             lines.append(line)
             size += len(line)

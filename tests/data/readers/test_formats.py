@@ -224,6 +224,14 @@ def test_a_maildir_is_read_with_its_hidden_folders_and_without_unfinished_mail(t
     assert only(documents).source == "Maildir/.Sent/cur/3"
 
 
+def test_a_single_mail_is_not_cut_at_a_sentence_that_begins_with_from(tmp_path: Path) -> None:
+    mail = (
+        b"From: Ben <ben@example.org>\nTo: anna@example.org\nSubject: Trip\n\n"
+        b"We met.\n\nFrom Berlin we took the train.\n"
+    )
+    assert only(read_one(tmp_path, "a.eml", mail)[0]).text == "We met.\n\nFrom Berlin we took the train."
+
+
 def test_whatsapp_in_both_date_styles(tmp_path: Path) -> None:
     android = read_one(tmp_path, "WhatsApp Chat with Anna Lee.txt", samples.WHATSAPP_ANDROID)[0]
     assert [said(d) for d in android] == [
