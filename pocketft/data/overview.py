@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from pocketft.data.layout import DOCUMENT, TOKEN, FlatFile
-from pocketft.errors import ModelError
+from pocketft.errors import ModelError, PocketftError
 
 SAMPLES = 3
 SAMPLE_TOKENS = 96
@@ -46,6 +46,8 @@ def sample_texts(tokens_dir: Path, tokenizer_dir: Path) -> list[str]:
 
     try:
         tokenizer = Tokenizer.from_file(str(tokenizer_dir / "tokenizer.json"))
+    except (PocketftError, MemoryError):
+        raise
     except Exception as error:  # the library raises bare Exception
         raise ModelError(
             f"cannot read the tokenizer in {tokenizer_dir}: {error}; fetch the base model again"

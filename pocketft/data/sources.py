@@ -75,7 +75,7 @@ class SourceFile:
                 return SourceFile(self.path, name, self.archive.getinfo(member).file_size, self.archive, member)
             except KeyError:
                 return None
-        path = self.path.parent / relative
+        path = (self.path.parent / relative).resolve()
         return SourceFile(path, name, path.stat().st_size) if path.is_file() else None
 
 
@@ -110,8 +110,8 @@ class _Member(io.RawIOBase):
 
 def check_paths(paths: Iterable[Path]) -> None:
     for path in paths:
-        if not path.exists():
-            hint = "the link points nowhere" if path.is_symlink() else "check the path"
+        if not os.path.exists(path):  # unlike Path.exists it answers for a name that is too long
+            hint = "the link points nowhere" if os.path.islink(path) else "check the path"
             raise UsageError(f"no such file or folder: {path}; {hint}")
 
 
@@ -123,7 +123,7 @@ def find_files(paths: Iterable[Path], report: ReadReport) -> Iterator[SourceFile
     """
     seen: set[int] = set()
     for path in paths:
-        if path.is_dir():
+        if os.path.isdir(path):
             yield from _walk(path, path.resolve().name, seen, report)
         else:
             yield from _file(path, path.name, seen, report)
@@ -164,12 +164,12 @@ def _walk(folder: Path, name: str, seen: set[int], report: ReadReport) -> Iterat
     is_maildir = set(MAILDIR) <= set(names)
     for entry in names:
         path = folder / entry
-        if entry.startswith(".") and not (is_maildir and (path / "cur").is_dir()):  # a Maildir's folders are hidden
+        if entry.startswith(".") and not (is_maildir and os.path.isdir(path / "cur")):  # a Maildir's folders are hidden
             continue
         if entry in MADE_BY_TOOLS or (is_maildir and entry == "tmp"):
             continue
         shown = f"{name}/{entry}"
-        if path.is_dir():
+        if os.path.isdir(path):  # unlike Path.is_dir it answers where looking is not allowed; `_file` says so
             yield from _walk(path, shown, seen, report)
         else:
             yield from _file(path, shown, seen, report)
@@ -180,7 +180,8 @@ def _file(path: Path, name: str, seen: set[int], report: ReadReport) -> Iterator
     try:
         status = path.stat()
     except OSError as error:
-        report.skip_file(name, "link that points nowhere" if path.is_symlink() else f"cannot be read: {error.strerror}")
+        nowhere = isinstance(error, FileNotFoundError) and path.is_symlink()
+        report.skip_file(name, "link that points nowhere" if nowhere else f"cannot be read: {error.strerror}")
         return
     if not stat.S_ISREG(status.st_mode):
         report.skip_file(name, "not a regular file")

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from pocketft.data.tokenizer_files import read_config, token_text
-from pocketft.errors import ModelError
+from pocketft.errors import ModelError, PocketftError
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,8 @@ def load_text_tokenizer(folder: Path) -> TextTokenizer:
         raise ModelError(f"the base model has no fast tokenizer: {path} is missing; choose another base model")
     try:
         backend = Tokenizer.from_file(str(path))
+    except (PocketftError, MemoryError):
+        raise
     except Exception as error:  # the library raises bare Exception
         raise ModelError(f"cannot read {path}: {error}; fetch the base model again") from error
     backend.no_truncation()

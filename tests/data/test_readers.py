@@ -101,9 +101,27 @@ def test_a_file_that_cannot_be_opened_is_skipped(notes: Path, monkeypatch: pytes
     assert read(notes)[1].files_skipped == {"cannot be read: Permission denied": 1}
 
 
+def test_a_link_that_may_not_be_followed_is_skipped(notes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (notes / "a.txt").write_text("x")
+    (notes / "b.txt").write_text("read")
+    stat = os.stat
+
+    def refuse(path: object, **options: object) -> os.stat_result:
+        if str(path).endswith("a.txt"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return stat(path, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(os, "stat", refuse)
+    documents, report = read(notes)
+    assert [d.text for d in documents] == ["read"]
+    assert report.files_skipped == {"cannot be read: Permission denied": 1}
+
+
 def test_a_missing_path_is_bad_usage(notes: Path) -> None:
     with pytest.raises(UsageError, match=r"no such file or folder: .*nothing"):
         check_paths([notes / "nothing"])
+    with pytest.raises(UsageError, match="no such file"):
+        check_paths([notes / ("long" * 100)])
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "cp1252"])

@@ -11,6 +11,7 @@ from typing import IO
 from pocketft.data.documents import Document, ReadReport
 from pocketft.data.readers.reader import Reader, Sample
 from pocketft.data.readers.text import documents_of_text
+from pocketft.errors import PocketftError
 
 MAX_PDF_BYTES = 512 << 20
 _HYPHEN = re.compile(r"(?<=[a-zà-ÿ])-\n(?=[a-zà-ÿ])")  # a word divided at a line's end
@@ -46,9 +47,9 @@ def _pages(stream: IO[bytes], sample: Sample, report: ReadReport) -> Iterator[st
             number += 1
             text = page.extract_text()
             yield _WRAPPED.sub(" ", _HYPHEN.sub("", text)).strip() + "\n\n"
-    except GeneratorExit:
+    except (PocketftError, MemoryError):
         raise
-    except (Exception, RecursionError) as error:  # pypdf raises whatever its parts raise at damaged files
+    except Exception as error:  # pypdf raises whatever its parts raise at damaged files
         report.damage(sample.name, f"PDF document damaged at page {number + 1}: {type(error).__name__}")
 
 

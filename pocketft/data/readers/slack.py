@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -30,7 +32,7 @@ def _recognises(sample: Sample) -> bool | str:
 
 
 def _read(sample: Sample, report: ReadReport) -> Iterator[Message]:
-    names = _names(sample.file.neighbour("../users.json"))
+    names = _names(sample.file.neighbour("../users.json"), report)
     room = PurePosixPath(sample.name).parent.name
     for _, value in values(sample, report, lambda path: len(path) == 1, lambda path: not path):
         if message := _message(value, names, room):
@@ -63,22 +65,29 @@ def _plain(text: str, names: Mapping[str, str]) -> str:
     return _MARKUP.sub(write, text).replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&")
 
 
-def _names(users: SourceFile | None) -> dict[str, str]:
+def _names(users: SourceFile | None, report: ReadReport) -> Mapping[str, str]:
     """User id -> name. An export without the list is read with ids for names."""
-    names: dict[str, str] = {}
     if users is None:
-        return names
-    import io
+        return {}
+    names, damage = _read_names(users)
+    if damage and all(told.where != users.name for told in report.damaged):  # once, not for every day
+        report.damage(users.name, f"{damage}; people without a name are shown by their id")
+    return names
 
+
+@lru_cache(maxsize=1)  # asked by the file of every day
+def _read_names(users: SourceFile) -> tuple[dict[str, str], str]:
+    """The names, and what is wrong with the list."""
+    names: dict[str, str] = {}
     try:
         with io.TextIOWrapper(users.open(), encoding="utf-8", errors="replace") as text:
             for path, user in walk(text, lambda path: not path):
                 if len(path) == 1 and isinstance(user, dict) and isinstance(user.get("id"), str):
                     profile = user.get("profile")
                     names[user["id"]] = _name(profile if isinstance(profile, dict) else {}) or _name(user)
-    except (OSError, DamagedJSON):
-        pass
-    return names
+    except (OSError, DamagedJSON) as error:
+        return names, str(error)
+    return names, ""
 
 
 def _name(user: Mapping[str, Any]) -> str:

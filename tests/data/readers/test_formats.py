@@ -292,3 +292,46 @@ def test_slack_takes_names_from_beside_the_channels(tmp_path: Path) -> None:
         ("assistant", "Read it @here"),
     ]
     assert documents[0].title == "general" and report.files_skipped == {"list of a Slack export": 1}
+
+
+def test_a_damaged_list_of_slack_names_is_told_once_and_read_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "export"
+    for room in ("general", "random"):
+        (folder / room).mkdir(parents=True)
+        for day in ("2024-03-21", "2024-03-22"):
+            (folder / room / f"{day}.json").write_bytes(samples.SLACK_DAY)
+    (folder / "users.json").write_bytes(samples.SLACK_USERS[:-3])
+    opened = []
+    open_file = SourceFile.open
+    monkeypatch.setattr(SourceFile, "open", lambda file: opened.append(file.name) or open_file(file))
+    documents, report = read(folder, me="nobody")
+    (damage,) = report.damaged
+    assert damage.where == "export/users.json" and damage.reason.endswith("people without a name are shown by their id")
+    assert opened.count("export/users.json") == 3  # twice as a file that might hold text, and once for its names
+
+
+def test_a_pdf_that_meets_the_memory_cap_is_not_taken_for_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pypdf import PageObject
+
+    for error in (MemoryCapError("reading needs more than the cap"), MemoryError()):
+        monkeypatch.setattr(PageObject, "extract_text", _raising(error))
+        with pytest.raises(type(error)):
+            read_one(tmp_path, "keeper.pdf", samples.PDF)
+
+
+def test_a_mail_that_meets_the_memory_cap_is_not_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for error in (MemoryCapError("reading needs more than the cap"), MemoryError()):
+        monkeypatch.setattr("email.message_from_bytes", _raising(error))
+        with pytest.raises(type(error)):
+            read_one(tmp_path, "a.eml", samples.EML)
+
+
+def _raising(error: Exception) -> Callable[..., None]:
+    def fail(*args: object, **options: object) -> None:
+        raise error
+
+    return fail
