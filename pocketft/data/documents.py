@@ -127,7 +127,7 @@ class ReadReport:
             "documents": dict(self.documents),
             "characters": dict(self.characters),
             "languages": dict(self.languages.most_common()),
-            "people": [[self._shown(name), count] for name, count in self.people.most_common(EXAMPLES_KEPT)],
+            "people": [[self.shown(name), count] for name, count in self.people.most_common(EXAMPLES_KEPT)],
             "own_messages": self.own_messages,
             "voice": self.voice,
             "voice_guessed": self.voice_guessed,
@@ -143,7 +143,7 @@ class ReadReport:
             "why_nothing": self.why_nothing(),
         }
 
-    def _shown(self, name: str) -> str:
+    def shown(self, name: str) -> str:
         """Somebody whom the person's phone does not know is told by a number, and no account holds one."""
         return name if self.cleaning.kept else redacted(name, scan(name))
 

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-FORMAT = 2
+FORMAT = 3  # of the files, and of how a text is read: what an earlier version prepared is then prepared again
 
 TOKEN = np.dtype("<i4")
 MARK = np.dtype("u1")

@@ -154,7 +154,7 @@ class _Conversation:
         while messages and not voice.wrote(messages[-1]):  # nothing of the person's follows to learn
             messages = messages[:-1]
         if not messages:
-            report.remarks[f"conversations without a word of {voice.shown}, left out"] += 1
+            report.remarks[f"conversations without a word of {report.shown(voice.shown)}, left out"] += 1
             return
         yield Document(source, turns=_turns(messages, voice.wrote), title=title, time_s=time_s)
 
@@ -196,26 +196,25 @@ def _mail(message: Message, source: str, voice: Voice | None, report: ReadReport
         turns = (*asked, Turn("assistant", message.text))
         yield Document(source, turns=turns, title=title, time_s=message.time_s)
     else:
-        report.remarks[f"mails that {voice.shown} did not write, left out"] += 1
+        report.remarks[f"mails that {report.shown(voice.shown)} did not write, left out"] += 1
 
 
 def tell_voice(voice: Voice | None, report: ReadReport) -> None:
     """Say in the report whose voice it is, once all is read."""
     if not report.people:
         return
-    people = ", ".join(f"{name} ({count:,})" for name, count in report.people.most_common(5))
-    if voice is not None:
-        report.voice, report.voice_guessed = voice.shown, voice.guessed
+    people = ", ".join(f"{report.shown(name)} ({count:,})" for name, count in report.people.most_common(5))
     if voice is None:
         report.notes.append(
             f"chats are read as texts in which everybody speaks; name yourself with --me to learn your voice: {people}"
         )
-    elif voice.guessed:
-        report.notes.append(
-            f"learning to write as {voice.shown}, who takes part in all chats and mail; not you? say --me NAME"
-        )
+        return
+    me = report.shown(voice.shown)
+    report.voice, report.voice_guessed = me, voice.guessed
+    if voice.guessed:
+        report.notes.append(f"learning to write as {me}, who takes part in all chats and mail; not you? say --me NAME")
     elif not report.own_messages:
-        report.notes.append(f"nobody in the chats and mail is called {voice.shown}; there are: {people}; say --me NAME")
+        report.notes.append(f"nobody in the chats and mail is called {me}; there are: {people}; say --me NAME")
 
 
 @lru_cache(maxsize=4096)  # asked of every message

@@ -97,3 +97,14 @@ def test_a_wrong_name_is_told_with_those_there_are(tmp_path: Path) -> None:
         "nobody in the chats and mail is called Benn; there are: Anna (1), Ben (1); say --me NAME"
     )
     assert "nobody in the chats and mail is called Benn" in report.why_nothing()
+
+
+def test_a_phone_number_is_no_name_that_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "chat.txt"
+    number = "+49 170 1234567"
+    path.write_text(f"1/2/24, 10:00 - {number}: a\n1/2/24, 10:01 - Ben: b\n1/2/24, 20:00 - Ben: c\n")
+    for me in (None, "Benn", number):
+        _, report = read(path, me=me)
+        assert "[PHONE]" in str(report.to_json()) and number not in str(report.to_json())
+    report.cleaning.kept = True  # who keeps such things in the text is told them, too
+    assert report.shown(number) == number
