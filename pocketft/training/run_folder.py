@@ -16,6 +16,7 @@ import json
 import os
 import re
 import shutil
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -23,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from pocketft.errors import AdapterError, CheckpointError, StorageError, UsageError
 from pocketft.files import atomic_path, storage_errors, write_json, write_text
+from pocketft.training.events import EventLog
 from pocketft.training.model_card import model_card
 from pocketft.training.tensor_file import save_tensors
 
@@ -38,7 +40,7 @@ INFO = "pocketft.json"
 RECIPE = "recipe.yaml"
 LOG = "log.jsonl"
 CHECKPOINTS = "checkpoints"
-_OURS = (ADAPTER_CONFIG, ADAPTER_WEIGHTS, CARD, RECIPE, LOG, CHECKPOINTS, INFO)  # INFO last: it marks it as ours
+_WRITTEN = (ADAPTER_CONFIG, ADAPTER_WEIGHTS, CARD, RECIPE, CHECKPOINTS, INFO)  # INFO last: it marks it as ours
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ class RunInfo:
 
 
 class RunFolder:
-    """Names the files of one run and writes them. Nothing is touched before `start` or `reopen`."""
+    """Names the files of one run and writes them. Nothing is touched before `start` or `tidy`."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -82,8 +84,7 @@ class RunFolder:
         parent = next(folder for folder in (self.path, *self.path.absolute().parents) if folder.exists())
         if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
             raise StorageError(f"cannot write {self.path}: {parent} is read-only for you; choose another --output")
-        occupied = self.path.is_dir() and not set(self.path.iterdir()) <= set(self._half_written())
-        if not occupied:
+        if not self._is_occupied():
             if resume:
                 raise UsageError(f"nothing to resume: {self.path} holds no run; leave --resume out to start one")
         elif not is_run_folder(self.path):
@@ -94,14 +95,26 @@ class RunFolder:
                 "or choose another folder with --output"
             )
 
-    def start(self, info: RunInfo, recipe_yaml: str) -> None:
-        """Begin a new run; what an older run wrote here goes, and nothing else does."""
-        self.tidy()
+    def start(self, info: RunInfo, recipe_yaml: str, *, resume: bool = False, force: bool = False) -> EventLog:
+        """Begin a new run; what an older run wrote here goes, and nothing else does. Returns its log, which is locked.
+
+        The lock comes first, and the check again under it: another process may have begun, or ended, a run here since.
+        Raises UsageError, with nothing touched.
+        """
         with storage_errors(self.path):
-            for name in _OURS:
-                _remove(self.path / name)
-        self.write_info(info)
-        write_text(self.path / RECIPE, recipe_yaml)
+            self.path.mkdir(parents=True, exist_ok=True)
+        with ExitStack() as undo:
+            log = undo.enter_context(EventLog(self.log))
+            self.check(resume=resume, force=force)
+            self.tidy()
+            with storage_errors(self.path):
+                os.truncate(self.log, 0)  # in place: the lock is the file's, and another file could be locked again
+                for name in _WRITTEN:
+                    _remove(self.path / name)
+            self.write_info(info)
+            write_text(self.path / RECIPE, recipe_yaml)
+            undo.pop_all()
+        return log
 
     def tidy(self) -> None:
         """Remove what a killed process left half written."""
@@ -109,9 +122,18 @@ class RunFolder:
             for path in self._half_written():
                 _remove(path)
 
+    def _is_occupied(self) -> bool:
+        """An empty log is nothing yet: a process that is killed right after it took the lock leaves no more."""
+        if not self.path.is_dir():
+            return False
+        nothing = set(self._half_written())
+        if self.log.is_file() and self.log.stat().st_size == 0:
+            nothing.add(self.log)
+        return not set(self.path.iterdir()) <= nothing
+
     def _half_written(self) -> list[Path]:
         """Temporary files of `files.atomic_path`: ".<one of our names>.<eight characters>.tmp"."""
-        names = "|".join(map(re.escape, _OURS))
+        names = "|".join(map(re.escape, _WRITTEN))
         pattern = re.compile(rf"\.({names})\.\w{{8}}\.tmp")
         return [path for path in self.path.glob(".*.tmp") if pattern.fullmatch(path.name)]
 

@@ -173,11 +173,12 @@ def _run(
         stack.callback(model.close)
         _begin(model, start, freeze_a=recipe.lora.freeze_a)
         optimizer = make_optimizer(planned.parameters(), recipe.training.optimizer, recipe.training.weight_decay)
-        state = TrainState()
         if prepared.checkpoint is None:
-            folder.start(info, _resolved(recipe, base).to_yaml())
-        log = stack.enter_context(EventLog(folder.log))
-        if prepared.checkpoint is not None:
+            resolved = _resolved(recipe, base).to_yaml()
+            log = stack.enter_context(folder.start(info, resolved, resume=request.resume, force=request.force))
+            state = TrainState()
+        else:
+            log = stack.enter_context(EventLog(folder.log))
             state = restore_run(folder, prepared.checkpoint, planned.parameters(), optimizer)
 
         def tell(event: Event) -> None:

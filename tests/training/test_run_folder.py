@@ -21,7 +21,7 @@ INFO = RunInfo(base=BASE)
 
 def made(path: Path) -> Path:
     folder = RunFolder(path)
-    folder.start(INFO, "model: {}\n")
+    folder.start(INFO, "model: {}\n").close()
     (path / "checkpoints" / "checkpoint-3").mkdir(parents=True)
     return path
 
@@ -75,8 +75,9 @@ def test_replacing_a_run_removes_ours_and_leaves_what_was_put_beside_it(tmp_path
     outside.mkdir()
     (outside / "kept").write_text("mine")
     (path / "link").symlink_to(outside)
-    RunFolder(path).start(INFO, "model: {}\n")
-    assert contents(path) == {"pocketft.json", "recipe.yaml", "thoughts.md", "link"} | (contents(path) & {"link/kept"})
+    RunFolder(path).start(INFO, "model: {}\n", force=True)
+    assert contents(path) - {"link/kept"} == {"pocketft.json", "recipe.yaml", "log.jsonl", "thoughts.md", "link"}
+    assert (path / "log.jsonl").read_bytes() == b""
     assert (outside / "kept").read_text() == "mine"
 
 
@@ -88,7 +89,7 @@ def test_checkpoints_that_are_a_link_are_unlinked_and_not_emptied(tmp_path: Path
     (path / "checkpoints" / "checkpoint-3").rmdir()
     (path / "checkpoints").rmdir()
     (path / "checkpoints").symlink_to(elsewhere)
-    RunFolder(path).start(INFO, "model: {}\n")
+    RunFolder(path).start(INFO, "model: {}\n", force=True)
     assert (elsewhere / "kept").read_text() == "mine"
 
 
@@ -182,4 +183,37 @@ def test_half_a_first_write_is_no_strangers_file(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     folder.check(resume=False, force=False)
     folder.start(INFO, "model: {}\n")
-    assert contents(tmp_path) == {"pocketft.json", "recipe.yaml"}
+    assert contents(tmp_path) == {"pocketft.json", "recipe.yaml", "log.jsonl"}
+
+
+def test_of_two_that_replace_a_run_at_once_the_second_touches_nothing(tmp_path: Path) -> None:
+    pytest.importorskip("fcntl")
+    path = made(tmp_path / "run")
+    with RunFolder(path).start(INFO, "model: first\n", force=True) as log:
+        log.write({"event": "step", "step": 1})
+        (path / "checkpoints" / "checkpoint-1").mkdir(parents=True)
+        before = contents(path)
+        with pytest.raises(UsageError, match="another pocketft"):
+            RunFolder(path).start(INFO, "model: second\n", force=True)
+        assert contents(path) == before
+        assert (path / "recipe.yaml").read_text() == "model: first\n"
+        assert (path / "log.jsonl").read_text().count("\n") == 1
+    RunFolder(path).start(INFO, "model: second\n", force=True)
+    assert (path / "recipe.yaml").read_text() == "model: second\n"
+
+
+def test_a_run_that_came_between_check_and_start_is_not_wiped(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    folder.check(resume=False, force=False)
+    before = contents(made(tmp_path / "run"))
+    with pytest.raises(UsageError, match=r"--resume.*--force"):
+        folder.start(INFO, "model: {}\n")
+    assert contents(tmp_path / "run") == before
+
+
+def test_a_lock_without_a_run_is_no_strangers_file(tmp_path: Path) -> None:
+    (tmp_path / "log.jsonl").touch()
+    RunFolder(tmp_path).check(resume=False, force=False)
+    (tmp_path / "log.jsonl").write_text("mine")
+    with pytest.raises(UsageError, match="choose another folder"):
+        RunFolder(tmp_path).check(resume=False, force=True)

@@ -68,7 +68,9 @@ class ToyRun:
         self.folder.check(resume=resume, force=False)
         checkpoint = checkpoint_to_resume(self.folder, identity, self.events.append) if resume else None
         if checkpoint is None:
-            self.folder.start(info, recipe.to_yaml())
+            self.log = self.folder.start(info, recipe.to_yaml(), resume=resume)
+        else:
+            self.log = EventLog(self.folder.log)
         optimizer = make_optimizer(self.model.parameters(), recipe.training.optimizer, recipe.training.weight_decay)
         state = TrainState()
         if checkpoint is not None:
@@ -93,7 +95,7 @@ class ToyRun:
         )
 
     def run(self) -> TrainState:
-        with EventLog(self.folder.log) as log:
+        with self.log as log:
 
             def report(event: dict[str, Any]) -> None:
                 log.write(event)
