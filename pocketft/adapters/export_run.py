@@ -27,7 +27,7 @@ from pocketft.adapters.folder import CARD_FILE, FolderAdapter, check_output, pri
 from pocketft.adapters.state import AdapterState
 from pocketft.errors import AdapterError, UsageError
 from pocketft.files import atomic_folder
-from pocketft.memory.guard import hard_limit
+from pocketft.memory.guard import Guard
 from pocketft.models.gguf_file import read_gguf
 
 _OLLAMA_FILES = ("Modelfile", "model.gguf", "base.gguf", "adapter.gguf")
@@ -47,7 +47,7 @@ class ExportRequest:
     run: Path
     to: str
     output: Path
-    cap_bytes: int
+    guard: Guard
     quantize: str | None = None
     dtype: str | None = None
     model: str | None = None
@@ -80,22 +80,25 @@ class _Job:
         self.report({"event": "notice", "level": "info", "message": message})
 
     def progress(self, done: int, total: int) -> None:
+        self.request.guard.is_tight(0)  # raises where the cap was crossed
         self.report({"event": "progress", "task": "writing", "done": done, "total": total, "unit": "B"})
 
     def base(self) -> ExportBase:
         name, quantization = recorded_base(self.adapter, self.request.model)
-        return open_export_base(self.adapter.info, name, quantization, self.report, self.request.cap_bytes)
+        return open_export_base(self.adapter.info, name, quantization, self.report, self.request.guard.cap_bytes)
 
 
 def export(request: ExportRequest, report: Report) -> ExportResult:
-    """Raises UsageError or AdapterError, before anything is written, where no runtime takes what was asked for."""
+    """Raises UsageError or AdapterError, before anything is written, where no runtime takes what was asked for, and
+    MemoryCapError.
+    """
     _check_options(request)
     adapter = read_adapter(request.run)
     if adapter.info.problems:
         raise AdapterError(f"{adapter.info.label} cannot be exported: {adapter.info.problems[0]}")
     _check_finite(adapter)
     job = _Job(request, adapter, report)
-    with hard_limit(request.cap_bytes):
+    with request.guard.kept():
         return _EXPORTS[request.to](job)
 
 

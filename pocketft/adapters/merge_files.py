@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from pocketft.adapters.merge import MergedAdapter, merge_states
 from pocketft.adapters.merge_report import MergeReport
 from pocketft.adapters.merge_settings import MergeSettings
 from pocketft.errors import AdapterError, UsageError
-from pocketft.memory.guard import Guard, hard_limit
+from pocketft.memory.guard import Guard
 
 
 @dataclass(frozen=True)
@@ -77,12 +77,8 @@ def merge_files(
 @contextmanager
 def _within(guard: Guard | None) -> Iterator[None]:
     """Scoring is not done in here: it starts other processes, which would inherit the limit."""
-    if guard is None:
+    with nullcontext() if guard is None else guard.kept():
         yield
-        return
-    with hard_limit(guard.cap_bytes):
-        yield
-    guard.is_tight(0)  # raises where the cap was crossed all the same
 
 
 def read_adapters(paths: Sequence[Path]) -> list[FolderAdapter]:

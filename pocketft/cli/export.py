@@ -66,6 +66,9 @@ def export(
 ) -> None:
     """Take an adapter to llama.cpp, Ollama, transformers or a friend."""
     (folder,) = existing_paths([run])
+    from pocketft.memory.guard import Guard
+
+    guard = Guard(cap_bytes(memory))  # before the libraries are loaded, so that they count
     if model is not None:
         from pocketft.cli.environment import allow_hub_for
 
@@ -77,7 +80,7 @@ def export(
         run=folder,
         to=to.value,
         output=Path(output).expanduser(),
-        cap_bytes=cap_bytes(memory),
+        guard=guard,
         quantize=quantize and quantize.value,
         dtype=dtype and dtype.value,
         model=model,

@@ -56,6 +56,13 @@ class Guard:
                 release()
         return max(0, rss_bytes() + coming_bytes - self.cap_bytes)
 
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """For work that has no plan: while open, the hard limit is set, and a crossing is told at the end."""
+        with hard_limit(self.cap_bytes):
+            yield
+        self.is_tight(0)
+
     def refusal(self, coming_bytes: int) -> MemoryCapError:
         return MemoryCapError(
             f"{format_size(rss_bytes())} of {self._cap} are in use and the next block may need "

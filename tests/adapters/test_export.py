@@ -24,6 +24,7 @@ from pocketft.adapters.export_ollama import choose, parse_version
 from pocketft.adapters.export_run import ExportRequest, ExportResult, export
 from pocketft.adapters.folder import FolderAdapter
 from pocketft.errors import AdapterError, PocketftError, StorageError, UsageError
+from pocketft.memory.guard import Guard
 from pocketft.models.base_model import load_config, resolve_base
 from tests.adapters.build import dense_update
 from tests.adapters.export_world import merged_weights, quiet, random_run
@@ -67,7 +68,7 @@ def folder(home: Path) -> tuple[FolderAdapter, Path]:
 
 def to(target: str, run: FolderAdapter | Path, output: Path, **changes: Any) -> ExportResult:
     path = run if isinstance(run, Path) else run.path
-    return export(replace(ExportRequest(path, target, output, CAP), **changes), quiet)
+    return export(replace(ExportRequest(path, target, output, Guard(CAP)), **changes), quiet)
 
 
 def gguf_values(path: Path) -> dict[str, np.ndarray]:
@@ -222,7 +223,7 @@ def test_for_the_newest_ollama_the_adapter_is_folded_in_and_that_is_said(
 ) -> None:
     said: list[str] = []
     run, _ = llama
-    request = ExportRequest(run.path, "ollama", tmp_path / "o", CAP)
+    request = ExportRequest(run.path, "ollama", tmp_path / "o", Guard(CAP))
     result = export(request, lambda event: said.append(str(event.get("message"))))
     assert result.files == ("Modelfile", "model.gguf")
     assert "ADAPTER" not in (tmp_path / "o" / "Modelfile").read_text()

@@ -23,6 +23,7 @@ from torch import Tensor
 from pocketft.adapters.export_run import ExportRequest, export
 from pocketft.data.tokenizer import load_text_tokenizer
 from pocketft.engine.model import build_model
+from pocketft.memory.guard import Guard
 from pocketft.models.base_model import BaseModel, load_config, resolve_base
 from pocketft.models.location import locate
 from pocketft.recipe import load_recipe
@@ -78,7 +79,7 @@ def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 
 def test_the_adapter_in_llama_cpp_makes_the_same_shift(trained: Trained, tmp_path: Path) -> None:
-    export(ExportRequest(trained.run, "gguf", tmp_path / "a.gguf", CAP), quiet)
+    export(ExportRequest(trained.run, "gguf", tmp_path / "a.gguf", Guard(CAP)), quiet)
     bare = theirs(trained.base_file, trained.ids)
     adapted = theirs(trained.base_file, trained.ids, tmp_path / "a.gguf")
     assert_agrees(trained, bare, adapted)
@@ -88,7 +89,7 @@ def test_the_adapter_in_llama_cpp_makes_the_same_shift(trained: Trained, tmp_pat
 def test_the_merged_gguf_makes_the_same_shift(trained: Trained, tmp_path: Path, quantize: str) -> None:
     found = []
     for run in (trained.silent, trained.run):
-        export(ExportRequest(run, "merged", tmp_path / "m.gguf", CAP, quantize=quantize, force=True), quiet)
+        export(ExportRequest(run, "merged", tmp_path / "m.gguf", Guard(CAP), quantize=quantize, force=True), quiet)
         found.append(theirs(tmp_path / "m.gguf", trained.ids))
     assert_agrees(trained, *found)
 

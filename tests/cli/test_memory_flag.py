@@ -86,6 +86,17 @@ def test_a_merge_keeps_to_the_cap_or_is_not_written(home: Path, adapters: list[P
     assert (home / "merge" / "adapter_model.safetensors").is_file()
 
 
+def test_an_export_keeps_to_the_cap_or_is_not_written(home: Path, adapters: list[Path]) -> None:
+    words: tuple[str | Path, ...] = ("export", adapters[0], "--to", "merged", "-o", "merged", "--memory")
+    ran = pocketft(*words, "120MB")
+    assert ran.code == 1 and "120 MB" in ran.errors[-1] and not ran.out
+    assert "max_seq_length" not in ran.errors[-1]  # which is no setting of an export
+    assert not (home / "merged").exists()
+    ran = pocketft(*words, f"{ENOUGH}B")
+    assert ran.code == 0 and ran.peak_bytes <= ENOUGH
+    assert (home / "merged" / "model.safetensors").is_file()
+
+
 def test_a_check_is_planned_inside_the_cap_or_refused(home: Path, adapters: list[Path]) -> None:
     text = home / "text.txt"
     text.write_text("The bellows leak, and the reeds are out of tune again. " * 20)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -182,6 +184,17 @@ def test_a_new_input_is_never_answered_with_what_waits_from_an_old_one() -> None
     members[0](x)  # the other member is never asked: an interrupted pass
     members[0](y)
     torch.testing.assert_close(members[1](y), separately(members, group, y)[1])
+
+
+def test_a_pass_that_was_broken_off_leaves_no_tensor_behind() -> None:
+    group, members = grouped()
+    x = torch.randn(1, 2, 12)
+    waiting = weakref.ref(x)
+    members[0](x)
+    del x
+    assert waiting() is not None
+    group.forget()
+    assert waiting() is None
 
 
 def test_dropout_is_the_same_again_for_the_same_seed_and_its_gradient_fits() -> None:
