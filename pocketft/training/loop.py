@@ -14,43 +14,24 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from pocketft.data.dataset import PreparedData
-from pocketft.errors import Interrupted, MemoryCapError, PocketftError
+from pocketft.errors import Interrupted, PocketftError
 from pocketft.memory.allocator import release_freed_memory
-from pocketft.memory.guard import is_out_of_memory
 from pocketft.memory.meter import peak_rss_bytes, rss_bytes
 from pocketft.recipe import Recipe
 from pocketft.training.checkpoint import save_checkpoint
 from pocketft.training.events import Reporter, notice
+from pocketft.training.failure import is_foreseen, with_advice, without_traceback
 from pocketft.training.held_out import held_out_loss, rows_to_score
 from pocketft.training.interrupt import StopRequest
 from pocketft.training.optimizer import apply_step, learning_rate
 from pocketft.training.run_folder import RunFolder, RunInfo
+from pocketft.training.speed import Speed
 from pocketft.training.state import TrainState
 from pocketft.training.step_order import StepOrder, micro_batch_rows, step_seed
 from pocketft.training.trainable import Trainable
 
 if TYPE_CHECKING:
     from peft import LoraConfig
-
-
-@dataclass
-class Speed:
-    """Tokens per second of the optimizer steps of this process, the first left out: it warms caches and allocators."""
-
-    tokens: int = 0
-    seconds: float = 0.0
-    steps: int = 0
-    first: float | None = None
-
-    def add(self, tokens: int, seconds: float) -> None:
-        if self.first is None:
-            self.first = tokens / seconds
-        else:
-            self.tokens, self.seconds, self.steps = self.tokens + tokens, self.seconds + seconds, self.steps + 1
-
-    @property
-    def tokens_per_s(self) -> float:
-        return self.tokens / self.seconds if self.steps else self.first or 0.0
 
 
 @dataclass
@@ -85,17 +66,18 @@ class Loop:
     def run(self) -> TrainState:
         """Train to the end, to a limit, or until it no longer pays; the best adapter is then in the run folder.
 
-        Raises Interrupted after a signal and MemoryCapError from the guard, both with a checkpoint saved.
+        Raises Interrupted after a signal, MemoryCapError where memory does not suffice and other PocketftErrors, all
+        with the last whole step saved, unless there is none yet or the run has diverged.
         """
         self.stop.patient = True
         try:
-            ending = self._train()
-            self._finish(ending)
-        except (MemoryCapError, MemoryError, RuntimeError) as error:
-            if not is_out_of_memory(error) or self._updating:
+            self._finish(self._train())
+            return self.state
+        except (PocketftError, MemoryError, RuntimeError) as error:
+            if self._updating or not is_foreseen(error):
                 raise
-            raise self._out_of_memory(error) from None
-        return self.state
+            failure = without_traceback(error)
+        raise self._saved_after(failure)  # out here, where the tensors of the step that failed are gone
 
     def _train(self) -> str:
         """Steps, evaluations and checkpoints in turn, until there is a reason to end, which is returned."""
@@ -131,7 +113,6 @@ class Loop:
         )
         self._updating = True
         norm = apply_step(self.optimizer, self.model.parameters(), rate, training.max_grad_norm)
-        self._updating = False
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise PocketftError(
                 f"training diverged at step {state.step + 1}: loss {loss}, gradient norm {norm}; "
@@ -147,6 +128,7 @@ class Loop:
             loss=loss,
             elapsed_s=time.monotonic() - self._begun,
         )
+        self._updating = False
         self._report_step(rate, norm, tokens / seconds)
         self.model.check_memory()
 
@@ -239,7 +221,7 @@ class Loop:
             self.model,
             self.data.val,
             self._scored,
-            rows_per_call=self.order.rows_per_step,
+            rows_per_call=min(self.order.rows_per_step, len(self.data.train)),  # as many as the plan has counted
             pad_id=self.pad_id,
             report=self.report,
             stopped=lambda: self.stop.requested,
@@ -297,14 +279,15 @@ class Loop:
             "continue with --resume"
         )
 
-    def _out_of_memory(self, error: BaseException) -> MemoryCapError:
+    def _saved_after(self, failure: PocketftError) -> PocketftError:
         """Save what is done; the gradients of the step that failed go first, to make room for it."""
         self.optimizer.zero_grad(set_to_none=True)
-        self._save()
-        advice = "give a larger --memory or a smaller --set data.max_seq_length"
-        reason = str(error) if isinstance(error, MemoryCapError) else f"out of memory; {advice}"
-        done = self.state.step
-        return MemoryCapError(f"{reason}; step {done} is saved and --resume continues from it" if done else reason)
+        release_freed_memory()
+        try:
+            self._save()
+        except (PocketftError, MemoryError) as error:
+            notice(self.report, f"saving it after that failed too: {error or 'out of memory'}", "warning")
+        return with_advice(failure, self._saved[0] if self._saved else 0)
 
     def _write_adapter(self, state: TrainState) -> None:
         self.folder.write_adapter(self.model.adapter_state(), self.lora, self._described(state))

@@ -113,7 +113,8 @@ def plan(request: TrainRequest, report: Reporter) -> Choice:
 def train(request: TrainRequest, report: Reporter) -> TrainResult:
     """Train as requested; the adapter is then in `request.output`.
 
-    Raises Interrupted after SIGINT or SIGTERM and MemoryCapError from the guard, both with a checkpoint saved.
+    Raises Interrupted after SIGINT or SIGTERM and MemoryCapError where memory does not suffice; from the first step on,
+    these and other PocketftErrors of the loop come with a checkpoint saved.
     """
     started = time.monotonic()
     with stop_on_signals() as stop:

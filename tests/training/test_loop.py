@@ -12,8 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from pocketft.engine.batch import MicroBatch
-from pocketft.errors import CheckpointError, Interrupted, MemoryCapError, PocketftError
-from pocketft.training import loop
+from pocketft.errors import CheckpointError, Interrupted
 from pocketft.training.checkpoint import newest_checkpoint
 from pocketft.training.events import read_log
 from tests.training.toy import ToyModel, toy_data
@@ -249,96 +248,16 @@ def test_a_limit_in_time_trains_at_least_one_step_and_keeps_what_it_has(tmp_path
     assert any("--max-time" in event.get("message", "") for event in run.events)
 
 
-def test_the_guard_stops_the_run_with_its_last_whole_step_saved(tmp_path: Path, reference: Path) -> None:
-    run = ToyRun(tmp_path / "run")
-    run.model.fail_at = 6
-    with pytest.raises(MemoryCapError, match="would cross the cap"):
-        run.run()
-    assert run.events[-1] == {"event": "checkpoint", "step": 6, "path": "checkpoints/checkpoint-6"}
-    ToyRun(tmp_path / "run", resume=True).run()
-    assert_same_run(tmp_path / "run", reference)
+def test_no_more_rows_are_evaluated_together_than_the_plan_counts(tmp_path: Path) -> None:
+    """A plan counts on no more rows in a step than there are to train on."""
+    run = ToyRun(tmp_path / "run", data=toy_data(rows=3, held_out=6))
+    calls: list[int] = []
+    score = run.model.eval_loss
 
+    def counted(batches: Sequence[MicroBatch]) -> tuple[float, int]:
+        calls.append(sum(len(batch.input_ids) for batch in batches))
+        return score(batches)
 
-def test_the_guards_word_in_an_evaluation_saves_too(tmp_path: Path, reference: Path) -> None:
-    def refuse(number: int) -> None:
-        if number == 4:
-            raise MemoryCapError("resident memory would cross the cap")
-
-    run = ToyRun(tmp_path / "run")
-    run.model.on_evaluation = refuse
-    with pytest.raises(MemoryCapError):
-        run.run()
-    assert run.events[-1] == {"event": "checkpoint", "step": 6, "path": "checkpoints/checkpoint-6"}
-    ToyRun(tmp_path / "run", resume=True).run()
-    assert_same_run(tmp_path / "run", reference)
-
-
-@pytest.mark.parametrize("evaluation", [2, 3])
-def test_a_checkpoint_names_no_adapter_that_could_not_be_written(
-    tmp_path: Path, reference: Path, monkeypatch: pytest.MonkeyPatch, evaluation: int
-) -> None:
-    """Memory is refused while the best adapter is written: for the first time, and over an older one."""
-    run = ToyRun(tmp_path / "run")
-    written = run.folder.write_adapter
-
-    def refused(*arguments: Any) -> None:
-        if run.loop.state.step == 3 * (evaluation - 1):
-            raise MemoryError
-        written(*arguments)
-
-    monkeypatch.setattr(run.folder, "write_adapter", refused)
-    with pytest.raises(MemoryCapError):
-        run.run()
-    found = newest_checkpoint(run.folder.checkpoints, run.events.append)
-    assert found is not None and found.state.step == 3 * (evaluation - 1)
-    assert found.state.best_step == (-1 if evaluation == 2 else 3)
-    ToyRun(tmp_path / "run", resume=True).run()
-    assert_same_run(tmp_path / "run", reference)
-
-
-def test_no_checkpoint_is_made_of_half_an_update(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = ToyRun(tmp_path / "run")
-
-    def half(*arguments: object) -> float:
-        raise MemoryError
-
-    run.model.on_step = lambda now: now == 5 and monkeypatch.setattr(loop, "apply_step", half)
-    with pytest.raises(MemoryError):
-        run.run()
-    found = newest_checkpoint(run.folder.checkpoints, run.events.append)
-    assert found is not None and found.state.step == 4
-
-
-@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")])
-def test_refused_memory_is_told_like_the_guards_word(tmp_path: Path, error: Exception) -> None:
-    def refuse(now: int) -> None:
-        if now == 2:
-            raise error
-
-    run = ToyRun(tmp_path / "run")
-    run.model.on_step = refuse
-    with pytest.raises(MemoryCapError, match=r"out of memory; give a larger --memory .* step 2 is saved and --resume"):
-        run.run()
-
-
-def test_other_errors_are_not_taken_for_a_lack_of_memory(tmp_path: Path) -> None:
-    def fail(now: int) -> None:
-        raise RuntimeError("shapes do not match")
-
-    run = ToyRun(tmp_path / "run")
-    run.model.on_step = fail
-    with pytest.raises(RuntimeError, match="shapes"):
-        run.run()
-
-
-def test_a_diverged_run_is_stopped_and_its_checkpoint_is_sound(tmp_path: Path) -> None:
-    def break_it(now: int) -> None:
-        if now == 5:
-            run.model.head[0, 0] = float("nan")
-
-    run = ToyRun(tmp_path / "run")
-    run.model.on_step = break_it
-    with pytest.raises(PocketftError, match=r"diverged at step 6.*learning_rate"):
-        run.run()
-    found = newest_checkpoint(run.folder.checkpoints, run.events.append)
-    assert found is not None and found.state.step == 4
+    run.model.eval_loss = counted  # type: ignore[method-assign]
+    run.run()
+    assert set(calls) == {3}
