@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -36,6 +36,8 @@ FORMAT = 1
 KEPT = 2  # the one before the newest survives damage to the newest
 _ADAPTER, _OPTIMIZER, _BEST = "adapter.safetensors", "optimizer.safetensors", "best_adapter.safetensors"
 _STATE = "state.json"
+_RNG = "rng.cpu"
+_MAPPED_BYTES = 8 << 20  # of a file that is read through one mapping
 _NAME = re.compile(r"\.?checkpoint-(\d+)(\..*)?")  # with the temporary names of files.atomic_folder
 
 
@@ -66,7 +68,7 @@ def save_checkpoint(
     path = folder / f"checkpoint-{state.step}"
     with atomic_folder(path) as temporary:
         save_tensors({name: parameter.detach() for name, parameter in parameters}, temporary / _ADAPTER)
-        save_tensors({**_unshared(tensors), "rng.cpu": torch.get_rng_state()}, temporary / _OPTIMIZER)
+        save_tensors({**_unshared(tensors), _RNG: torch.get_rng_state()}, temporary / _OPTIMIZER)
         if best_adapter is not None:
             shutil.copyfile(best_adapter, temporary / _BEST)
         sums = {file.name: sha256_of(file) for file in sorted(temporary.iterdir())}
@@ -98,24 +100,22 @@ def newest_checkpoint(folder: Path, report: Reporter) -> Checkpoint | None:
 
 def restore_checkpoint(checkpoint: Checkpoint, parameters: NamedParameters, optimizer: torch.optim.Optimizer) -> None:
     """Put parameters, optimizer state and random generator back as they were. Raises CheckpointError."""
+    by_name = dict(parameters)
     with safe_open(checkpoint.path / _ADAPTER, framework="pt") as file:
-        saved, expected = set(file.keys()), {name for name, _ in parameters}
-        if saved != expected:
-            differing = ", ".join(sorted(saved ^ expected)[:3])
-            raise CheckpointError(f"{checkpoint.path.name} is of another adapter (differs in {differing}); start anew")
-        with torch.no_grad():
-            for name, parameter in parameters:
-                tensor = file.get_tensor(name)
-                if tensor.shape != parameter.shape:
-                    raise CheckpointError(f"{checkpoint.path.name}: {name} has another shape; start anew")
-                parameter.copy_(tensor)
+        differing = sorted(set(file.keys()) ^ set(by_name))[:3]
+    if differing:
+        raise CheckpointError(
+            f"{checkpoint.path.name} is of another adapter (differs in {', '.join(differing)}); start anew"
+        )
+    for name, tensor in _tensors(checkpoint.path / _ADAPTER):
+        if tensor.shape != by_name[name].shape:
+            raise CheckpointError(f"{checkpoint.path.name}: {name} has another shape; start anew")
+        by_name[name].detach().copy_(tensor)
     numbers = json.loads((checkpoint.path / _STATE).read_text(encoding="utf-8"))["optimizer_numbers"]
+    entries = ((name, tensor) for name, tensor in _tensors(checkpoint.path / _OPTIMIZER) if name != _RNG)
+    restore_optimizer(optimizer, parameters, chain(entries, numbers.items()))
     with safe_open(checkpoint.path / _OPTIMIZER, framework="pt") as file:
-        names = [name for name in file.keys() if not name.startswith("rng.")]  # noqa: SIM118  it is no dict
-        # one tensor at a time: all of them at once would be the optimizer twice
-        entries = ((name, file.get_tensor(name)) for name in names)
-        restore_optimizer(optimizer, parameters, chain(entries, numbers.items()))
-        torch.set_rng_state(file.get_tensor("rng.cpu"))
+        torch.set_rng_state(file.get_tensor(_RNG))
 
 
 def settle(checkpoint: Checkpoint) -> None:
@@ -164,6 +164,22 @@ def _prune(folder: Path) -> None:
     for path in paths:
         if path not in named[:KEPT]:
             shutil.rmtree(path, ignore_errors=True)
+
+
+def _tensors(path: Path) -> Iterator[tuple[str, Tensor]]:
+    """All of a file, one after the other, to be copied at once and let go: together they would be the optimizer twice.
+
+    So each mapping serves for a few tensors only: the pages that were read through it stay in memory as long as it.
+    """
+    with safe_open(path, framework="pt") as file:
+        names = list(file.keys())
+    while names:
+        mapped = 0
+        with safe_open(path, framework="pt") as file:
+            while names and mapped < _MAPPED_BYTES:
+                tensor = file.get_tensor(names[0])
+                mapped += tensor.nbytes
+                yield names.pop(0), tensor
 
 
 def _unshared(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

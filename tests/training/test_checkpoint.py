@@ -8,10 +8,13 @@ from typing import Any
 
 import pytest
 import torch
+from torch.nn import Parameter
 
 from pocketft.errors import CheckpointError
+from pocketft.memory.meter import rss_bytes
+from pocketft.training import checkpoint
 from pocketft.training.checkpoint import newest_checkpoint, restore_checkpoint, save_checkpoint, settle
-from pocketft.training.optimizer import apply_step, make_optimizer
+from pocketft.training.optimizer import apply_step, make_optimizer, restore_optimizer
 from pocketft.training.state import TrainState
 from tests.training.toy import ToyModel
 
@@ -131,6 +134,25 @@ def test_damaged_ones_do_not_crowd_out_those_written_after_going_back(tmp_path: 
     settle(found)
     save(tmp_path, 4)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-3", "checkpoint-4"]
+
+
+def test_restoring_holds_no_second_copy_of_the_optimizer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parameters = [(f"{number}.lora_A.weight", Parameter(torch.ones(512, 1024))) for number in range(24)]
+    optimizer = make_optimizer(parameters, "adamw", 0.0)
+    for _, parameter in parameters:
+        parameter.grad = torch.ones_like(parameter)
+    apply_step(optimizer, parameters, 1e-3, 0.0)
+    save_checkpoint(tmp_path, TrainState(step=1), parameters, optimizer, None, IDENTITY, {})
+    found = newest_checkpoint(tmp_path, Kept())
+    assert found is not None
+    in_use = [rss_bytes()]
+
+    def watched(optimizer: Any, parameters: Any, entries: Any) -> None:
+        restore_optimizer(optimizer, parameters, ((in_use.append(rss_bytes()), entry)[1] for entry in entries))
+
+    monkeypatch.setattr(checkpoint, "restore_optimizer", watched)
+    restore_checkpoint(found, parameters, optimizer)  # over states that are there: what it takes is for reading
+    assert max(in_use) - in_use[0] < 32 << 20  # of 96 MB
 
 
 def test_another_adapter_is_refused(tmp_path: Path) -> None:
