@@ -23,6 +23,7 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 ATTENTION = "pocketft_tiled"
 TILE_ROWS = 128
+_VECTOR = 32  # columns that are added at once; adding 127 takes eight times as long as adding 128
 # Of probabilities that are worked on together. Four rows of 512 tokens at once take 4.7 MB with nine heads and a fifth
 # more time than two by two.
 _CACHED_BYTES = 3 << 20
@@ -96,7 +97,10 @@ def _tile(row_start: int, row_stop: int, visible: Tensor, dtype: torch.dtype) ->
     key_start = int(seen[0]) // TILE_ROWS * TILE_ROWS
     key_stop = min(visible.shape[-1], (int(seen[-1]) // TILE_ROWS + 1) * TILE_ROWS)
     hidden = (~some_row[:, key_start:key_stop].all(dim=0)).nonzero() + key_start
-    masked_start, masked_stop = (int(hidden[0]), int(hidden[-1]) + 1) if len(hidden) else (key_start, key_start)
+    masked_start = masked_stop = key_start
+    if len(hidden):
+        masked_start = int(hidden[0]) // _VECTOR * _VECTOR
+        masked_stop = min(key_stop, (int(hidden[-1]) // _VECTOR + 1) * _VECTOR)
     masked = ~visible[:, :, None, :, masked_start:masked_stop]  # (B, 1, 1, R, M)
     bias = torch.zeros(masked.shape, dtype=dtype, device=visible.device).masked_fill_(masked, float("-inf"))
     return Tile(row_start, row_stop, key_start, key_stop, masked_start, bias)
