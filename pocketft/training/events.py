@@ -81,11 +81,6 @@ class EventLog:
             ) from error
 
 
-def read_log(path: Path) -> list[Event]:
-    """All whole lines of a log, oldest first; empty where there is no log."""
-    return [event for event, _ in _lines(path)]
-
-
 def truncate_log(path: Path, step: int, evaluated_step: int) -> None:
     """Drop what happened after optimizer step `step`, so that a resumed run does not tell it twice.
 

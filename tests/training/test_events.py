@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from pocketft.errors import UsageError
-from pocketft.training.events import EventLog, read_log, truncate_log
+from pocketft.training.events import EventLog, truncate_log
+from tests.training.kept_log import read_log
 
 
 def step(number: int) -> dict[str, object]:

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from pocketft.engine.batch import MicroBatch
 from pocketft.errors import CheckpointError, Interrupted
 from pocketft.training.checkpoint import newest_checkpoint
-from pocketft.training.events import read_log
+from tests.training.kept_log import read_log
 from tests.training.toy import ToyModel, toy_data
 from tests.training.toy_run import BASE, ToyRun, told
 

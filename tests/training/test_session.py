@@ -23,12 +23,12 @@ from pocketft.errors import AdapterError, CapTooSmall, CheckpointError, Interrup
 from pocketft.models.block_store import BlockStore
 from pocketft.recipe import load_recipe
 from pocketft.training.evaluate import read_adapter, run_recipe
-from pocketft.training.events import read_log
 from pocketft.training.preparation import open_base, prepare_text
 from pocketft.training.run_folder import read_info
 from pocketft.training.scoring import score_adapters
 from pocketft.training.session import TrainRequest, TrainResult, evaluate, plan, train
 from tests.training.conftest import World
+from tests.training.kept_log import read_log
 
 STEPS = 8
 CAP = 4 << 30

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from pocketft.memory import guard
-from pocketft.training.events import read_log
 from pocketft.training.run_folder import read_info
 from pocketft.training.session import train
 from tests.training.conftest import World
+from tests.training.kept_log import read_log
 from tests.training.test_session import request
 
 MB = 1 << 20
