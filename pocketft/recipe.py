@@ -7,6 +7,7 @@ below imports this file.
 from __future__ import annotations
 
 import difflib
+import os
 import reprlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -219,9 +220,9 @@ def _find(name: str) -> Path:
     if name in shipped:
         return shipped[name]
     path = Path(name).expanduser()
-    if path.is_dir():
+    if os.path.isdir(path):
         raise RecipeError([f"{name} is a folder; name a YAML file or one of: {', '.join(shipped)}"], where=name)
-    if not path.exists():
+    if not os.path.exists(path):  # unlike Path.exists it answers for a name that is too long
         raise RecipeError([f"no such file and no shipped recipe; shipped are: {', '.join(shipped)}"], where=name)
     return path
 

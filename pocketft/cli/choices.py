@@ -5,6 +5,7 @@ Flags win over `--set`, which wins over the recipe file, which wins over the def
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from collections.abc import Sequence
@@ -69,7 +70,7 @@ class Choices:
 
         name: str | Path | None = self.recipe
         if name is None and self.resume and self.output is not None:
-            kept = Path(self.output) / "recipe.yaml"
+            kept = self.output_path() / "recipe.yaml"
             name = kept if kept.is_file() else None
         if name is None and self.init is not None:
             name = Path(self.init).expanduser() / "recipe.yaml"
@@ -100,7 +101,7 @@ class Choices:
 
 def existing_paths(names: Sequence[str]) -> tuple[Path, ...]:
     paths = tuple(Path(name).expanduser() for name in names)
-    missing = [str(path) for path in paths if not path.exists()]
+    missing = [str(path) for path in paths if not os.path.exists(path)]  # a name that is too long is missing, too
     if missing:
         raise UsageError(f"no such file or folder: {', '.join(missing)}; name files or folders of text")
     return paths

@@ -51,8 +51,9 @@ class Location:
 
 
 def cache_home() -> Path:
+    """Absolute: what is prepared there, is prepared by a process that runs in another folder."""
     home = os.environ.get("POCKETFT_HOME")
-    return Path(home).expanduser() if home else Path.home() / ".cache" / "pocketft"
+    return Path(home).expanduser().absolute() if home else Path.home() / ".cache" / "pocketft"
 
 
 def locate(name_or_path: str) -> Location:
@@ -63,9 +64,9 @@ def locate(name_or_path: str) -> Location:
     if name_or_path.startswith(HUB_PREFIX):
         return Location(name_or_path, "hub")
     path = Path(name_or_path).expanduser()
-    if path.is_file():
+    if os.path.isfile(path):  # unlike Path.is_file it answers for a name that is too long
         return Location(str(path.resolve()), "gguf", path.resolve())
-    if path.is_dir():
+    if os.path.isdir(path):
         return Location(str(path.resolve()), "folder", path.resolve())
     for known in dict.fromkeys(info["name"] for _, info in prepared()):
         short = (Path(known).name, Path(known).stem, known.removeprefix(HUB_PREFIX))

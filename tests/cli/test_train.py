@@ -108,6 +108,17 @@ def test_a_resumed_run_keeps_its_recipe(pocketft: Callable[..., Ran], session: S
     assert (session.request.recipe.lora.r, session.request.recipe.training.epochs) == (3, 2)
 
 
+def test_a_resumed_run_is_found_in_the_home_folder(
+    pocketft: Callable[..., Ran], session: Session, notes: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(Path.cwd()))
+    Path("out").mkdir()
+    Path("out/recipe.yaml").write_text("lora: {r: 3}\n")
+    assert pocketft("train", notes, "--resume", "--output=~/out").code == 0
+    assert session.request is not None
+    assert (session.request.recipe.lora.r, session.request.output) == (3, Path("out").absolute())
+
+
 @pytest.mark.parametrize(
     ("words", "part"),
     [
