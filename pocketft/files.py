@@ -25,6 +25,8 @@ _ADVICE = {
     errno.EACCES: "no permission to write there; choose another folder",
     errno.EPERM: "no permission to write there; choose another folder",
     errno.EEXIST: "a part of that path is a file, not a folder; choose another folder",
+    errno.EISDIR: "that is a folder; name a file",
+    errno.ENAMETOOLONG: "that name is too long; choose a shorter one",
     errno.ENOTDIR: "a part of that path is a file, not a folder; choose another folder",
 }
 
@@ -63,8 +65,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Yield a temporary folder beside `path`; on success rename it to `path`, replacing an older one.
 
-    Between the two renames of a replacement only the new folder exists, under its temporary name; the old one is
-    moved aside first and removed last, so one of both is always whole.
+    The old folder is moved aside first and removed last: what interrupts the replacement puts it back. After a kill
+    between the two renames nothing is at `path`, and both are whole beside it, under their temporary names.
     """
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -76,15 +78,24 @@ def atomic_folder(path: Path) -> Iterator[Path]:
                     _fsync(file)
             os.chmod(temporary, 0o777 & ~_umask())
             if path.exists():
-                aside = temporary.with_suffix(".old")
-                os.replace(path, aside)
-                os.replace(temporary, path)
-                shutil.rmtree(aside, ignore_errors=True)
+                _replace_folder(temporary, path)
             else:
                 os.replace(temporary, path)
             _fsync(path.parent)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _replace_folder(new: Path, path: Path) -> None:
+    aside = new.with_suffix(".old")
+    try:
+        os.replace(path, aside)
+        os.replace(new, path)
+    except BaseException:
+        if not path.exists():
+            os.replace(aside, path)
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -94,6 +105,19 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def require_space(path: Path, needed_bytes: int, advice: str = "choose another folder") -> None:
+    """A full disk found before anything is written at `path`, rather than after a minute. `advice`: what to do where
+    no space can be made.
+    """
+    existing = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+    free_bytes = shutil.disk_usage(existing).free
+    if free_bytes < needed_bytes:
+        raise StorageError(
+            f"cannot write {path}: it needs {needed_bytes >> 20:,} MB and the disk has {free_bytes >> 20:,} MB free; "
+            f"free some space or {advice}"
+        )
 
 
 def sha256_of(path: Path) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -59,6 +60,27 @@ def test_a_failure_while_filling_a_folder_leaves_the_old_one(tmp_path: Path) -> 
     assert names(tmp_path) == {"folder"}
 
 
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(errno.EIO, "Input/output error")])
+def test_an_interruption_while_a_folder_is_replaced_puts_the_old_one_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    target = tmp_path / "folder"
+    with files.atomic_folder(target) as temporary:
+        (temporary / "old").touch()
+    replace = os.replace
+
+    def interrupted(source: Path, path: Path) -> None:
+        if source.suffix == ".tmp":
+            raise error
+        replace(source, path)
+
+    monkeypatch.setattr(os, "replace", interrupted)
+    with pytest.raises(type(error)), files.atomic_folder(target) as temporary:
+        (temporary / "new").touch()
+    assert names(target) == {"old"}
+    assert names(tmp_path) == {"folder"}
+
+
 @pytest.mark.skipif(os.name != "posix", reason="modes are POSIX")
 def test_others_may_read_what_the_umask_allows(tmp_path: Path) -> None:
     before = os.umask(0o022)
@@ -79,6 +101,8 @@ def test_others_may_read_what_the_umask_allows(tmp_path: Path) -> None:
         (errno.EROFS, "read-only"),
         (errno.EACCES, "no permission"),
         (errno.EDQUOT, "quota"),
+        (errno.EISDIR, "a folder; name a file"),
+        (errno.ENAMETOOLONG, "too long"),
     ],
 )
 def test_what_a_disk_refuses_is_said_in_words(tmp_path: Path, number: int, words: str) -> None:
@@ -94,8 +118,15 @@ def test_a_file_where_a_folder_is_needed_is_said_in_words(tmp_path: Path) -> Non
 
 
 def test_other_errors_keep_their_kind(tmp_path: Path) -> None:
-    with pytest.raises(IsADirectoryError), files.storage_errors(tmp_path):
-        raise IsADirectoryError(errno.EISDIR, "is a directory")
+    with pytest.raises(ConnectionError), files.storage_errors(tmp_path):
+        raise ConnectionError(errno.ECONNRESET, "connection reset")
+
+
+def test_a_disk_without_room_is_told_with_what_helps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files.require_space(tmp_path / "new" / "folder" / "a", 1)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 10, 10))
+    with pytest.raises(StorageError, match="needs 5 MB and the disk has 0 MB free; free some space or buy a disk"):
+        files.require_space(tmp_path / "new" / "folder" / "a", 5 << 20, "buy a disk")
 
 
 def test_json_ends_with_a_newline_and_keeps_letters(tmp_path: Path) -> None:

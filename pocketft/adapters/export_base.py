@@ -5,7 +5,6 @@ Knows records and models; nothing of what is written.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from pocketft.adapters.folder import RECIPE_FILE, FolderAdapter
 from pocketft.adapters.state import AdapterInfo, BaseIdentity
-from pocketft.errors import AdapterError, ModelError, StorageError, UsageError
-from pocketft.memory.size import format_size
+from pocketft.errors import AdapterError, ModelError, UsageError
+from pocketft.files import require_space as require_space
 from pocketft.models.base_model import BaseModel, load_config, resolve_base
 from pocketft.models.location import locate_prepared
 from pocketft.models.recorded import find_recorded
@@ -124,14 +123,3 @@ def _gguf_file(base: BaseModel) -> Path | None:
     if location.path is None or not location.path.is_file():
         raise ModelError(f"{location.path} is gone; put it back to export from it")
     return location.path
-
-
-def require_space(path: Path, needed_bytes: int) -> None:
-    """A full disk found before anything is written."""
-    existing = next(parent for parent in path.absolute().parents if parent.exists())
-    free_bytes = shutil.disk_usage(existing).free
-    if free_bytes < needed_bytes:
-        raise StorageError(
-            f"cannot write {path}: it needs {format_size(needed_bytes)} and the disk has {format_size(free_bytes)} "
-            "free; free some space or choose another folder"
-        )

@@ -11,11 +11,10 @@ from typing import Any
 
 from pocketft import __version__
 from pocketft.adapters.card import public_base_name
-from pocketft.adapters.export_base import require_space
 from pocketft.adapters.export_names import GgufNames
 from pocketft.adapters.state import AdapterInfo, AdapterState
 from pocketft.errors import UsageError
-from pocketft.files import atomic_path
+from pocketft.files import atomic_path, require_space
 
 
 def write_gguf_adapter(path: Path, adapter: AdapterState, names: GgufNames) -> None:

@@ -17,12 +17,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pocketft.adapters.export_base import ExportBase, require_space
+from pocketft.adapters.export_base import ExportBase
 from pocketft.adapters.safetensors_file import TensorSpec, write_pieces
 from pocketft.adapters.state import AdapterState, Factors
 from pocketft.engine.packed import dequantize
 from pocketft.errors import AdapterError
-from pocketft.files import atomic_folder
+from pocketft.files import atomic_folder, require_space
 
 SHARD_BYTES = 4 << 30
 ROWS_WEIGHTS = 1 << 20  # weights in memory at a time: 4 MB in float32, as in `engine.packed`

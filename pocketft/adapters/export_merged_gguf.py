@@ -16,13 +16,12 @@ from typing import Any, BinaryIO
 import numpy as np
 import torch
 
-from pocketft.adapters.export_base import require_space
 from pocketft.adapters.export_merged import ROWS_WEIGHTS, Progress, Rounding, update_rows
 from pocketft.adapters.export_names import GgufNames
 from pocketft.adapters.state import AdapterState, Factors
 from pocketft.engine.packed import PackedTensor, dequantize
 from pocketft.errors import AdapterError, UsageError
-from pocketft.files import atomic_path
+from pocketft.files import atomic_path, require_space
 from pocketft.models.gguf_file import GgufFile, GgufTensor, read_gguf
 
 _ALIGNMENT = 32

@@ -25,7 +25,7 @@ from torch import Tensor
 from pocketft import files
 from pocketft.engine.packed import PackedTensor
 from pocketft.engine.weights import BlockSpec, PartSpec, TensorSpec
-from pocketft.errors import ModelError, StorageError
+from pocketft.errors import ModelError
 from pocketft.models.source import SourceBlock, SourceTensor
 
 FORMAT = 1  # raise whenever the layout of a block changes: older stores are then rebuilt
@@ -47,7 +47,6 @@ class BlockStore:
         self.folder = folder
         index = _read_index(folder)
         self.info: Mapping[str, Any] = index["info"]
-        self._sha256 = {block["name"]: block["sha256"] for block in index["blocks"]}
         self._specs = {block["name"]: _block_spec(block) for block in index["blocks"]}
         for name, spec in self._specs.items():
             path = self._path(name)
@@ -116,10 +115,6 @@ class BlockStore:
                 parts[part.name] = buffer.view(getattr(torch, part.dtype)).view(count, *part.shape[1:])
         return PackedTensor(spec.kind, (count, *spec.shape[1:]), parts, spec.group_size, spec.zero_point)
 
-    def verify(self) -> list[str]:
-        """Names of the blocks whose bytes are not those that were written. Reads everything."""
-        return [name for name, sha256 in self._sha256.items() if files.sha256_of(self._path(name)) != sha256]
-
     def _path(self, name: str) -> Path:
         return self.folder / f"{name}.bin"
 
@@ -137,7 +132,7 @@ def build_store(
     """
     specs = [_plan_block(block) for block in blocks]
     total = sum(spec.nbytes for spec in specs)
-    _require_space(folder, total)
+    files.require_space(folder, total, "set POCKETFT_HOME to another disk")
     done = 0
     with files.atomic_folder(folder) as temporary:
         if config_dir is not None:
@@ -240,14 +235,3 @@ def _block_spec(block: Mapping[str, Any]) -> BlockSpec:
         for tensor in block["tensors"]
     )
     return BlockSpec(block["name"], block["nbytes"], tensors)
-
-
-def _require_space(folder: Path, needed_bytes: int) -> None:
-    """A full disk found before anything is written, rather than after a minute."""
-    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
-    free_bytes = shutil.disk_usage(existing).free
-    if free_bytes < needed_bytes:
-        raise StorageError(
-            f"cannot write {folder}: it needs {needed_bytes >> 20} MB and the disk has {free_bytes >> 20} MB free; "
-            "free some space or set POCKETFT_HOME to another disk"
-        )

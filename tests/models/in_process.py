@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from pocketft.engine.packed import dequantize
+from pocketft.files import sha256_of
 from pocketft.models.block_store import BlockStore
 from pocketft.models.location import locate
 from pocketft.models.prepare import prepare
@@ -41,3 +43,9 @@ def values(store: BlockStore) -> dict[str, torch.Tensor]:
             found[name] = torch.empty(packed.shape)
             dequantize(packed, found[name])
     return found
+
+
+def damaged_blocks(folder: Path) -> list[str]:
+    """Names of a store's blocks whose bytes are not those that were written."""
+    blocks = json.loads((folder / "index.json").read_text())["blocks"]
+    return [block["name"] for block in blocks if sha256_of(folder / f"{block['name']}.bin") != block["sha256"]]

@@ -15,6 +15,7 @@ from pocketft.models import block_store
 from pocketft.models.block_store import BlockStore, build_store
 from pocketft.models.layout import Layout
 from pocketft.models.source import SourceBlock, SourceTensor
+from tests.models.in_process import damaged_blocks
 
 AFFINE = Layout("affine4", 32, has_minimum=True)
 
@@ -64,7 +65,7 @@ def test_what_is_read_is_what_was_written(tmp_path: Path, blocks: tuple, monkeyp
                 assert torch.equal(data, expected[name][part])
                 assert data.data_ptr() % 64 == 0
     assert store.info["name"] == "m"
-    assert store.verify() == []
+    assert damaged_blocks(store.folder) == []
 
 
 def test_a_block_is_read_into_the_buffer_that_is_given(tmp_path: Path, blocks: tuple) -> None:
@@ -94,13 +95,13 @@ def test_configuration_goes_along(tmp_path: Path, blocks: tuple) -> None:
     assert (tmp_path / "store" / "config" / "config.json").read_text() == "{}"
 
 
-def test_damage_is_found_by_verify_and_truncation_at_once(tmp_path: Path, blocks: tuple) -> None:
+def test_damage_shows_in_the_index_and_truncation_at_once(tmp_path: Path, blocks: tuple) -> None:
     store = build_store(tmp_path / "store", blocks[0], {})
     path = tmp_path / "store" / "block.0.bin"
     data = bytearray(path.read_bytes())
     data[100] ^= 1
     path.write_bytes(data)
-    assert store.verify() == ["block.0"]
+    assert damaged_blocks(store.folder) == ["block.0"]
     path.write_bytes(data[:-64])
     with pytest.raises(ModelError, match="truncated"):
         store.read_block("block.0")
