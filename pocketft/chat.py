@@ -30,6 +30,7 @@ from pocketft.errors import AdapterError, UsageError
 from pocketft.memory.guard import hard_limit
 from pocketft.memory.plan import Workload
 from pocketft.training.evaluate import read_adapter, run_recipe
+from pocketft.training.events import Reporter
 from pocketft.training.planned_model import PlannedModel
 from pocketft.training.preparation import Base, build_planned, choose_plan, find_device, open_base
 from pocketft.training.run_folder import read_info
@@ -48,15 +49,15 @@ class Sampling:
     repetition_penalty: float = 1.1
 
 
-def open_chat(run: Path, cap_bytes: int) -> ChatSession:
-    """Load the base and the adapter of `run` inside `cap_bytes`.
+def open_chat(run: Path, cap_bytes: int, report: Reporter) -> ChatSession:
+    """Load the base and the adapter of `run` inside `cap_bytes`; the first time, `report` sees the base come.
 
     Raises AdapterError for a folder without a whole adapter, CapTooSmall where the model does not fit.
     """
     recipe = run_recipe(run, read_info(run))
     config, state = read_adapter(run)
     device = find_device("auto")
-    base = open_base(recipe.model.name, recipe.model.quantization, lambda event: None, cap_bytes)
+    base = open_base(recipe.model.name, recipe.model.quantization, report, cap_bytes)
     tokenizer = load_text_tokenizer(base.model.config_dir)
     work = Workload(
         1,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,6 +17,10 @@ from pocketft.training.session import TrainRequest, train
 from tests.tiny_models import save_tiny_folder, tiny_config
 
 ROOM = 600 << 20
+
+
+def silent(event: dict[str, Any]) -> None:
+    pass
 
 
 @pytest.fixture(scope="module")
@@ -49,13 +54,13 @@ def answer(session: ChatSession, *, use_adapter: bool) -> str:
 
 
 def test_the_adapter_changes_the_answer_and_can_be_switched_off_and_on(run: Path) -> None:
-    session = open_chat(run, rss_bytes() + ROOM)
+    session = open_chat(run, rss_bytes() + ROOM, silent)
     adapted, base, again = (answer(session, use_adapter=flag) for flag in (True, False, True))
     assert adapted == again != base != ""
 
 
 def test_the_same_conversation_gets_the_same_answer_and_a_message_too_long_is_refused(run: Path) -> None:
-    session = open_chat(run, rss_bytes() + ROOM)
+    session = open_chat(run, rss_bytes() + ROOM, silent)
     session.use_adapter = False
     answers = []
     for _ in range(2):
@@ -70,6 +75,6 @@ def test_the_same_conversation_gets_the_same_answer_and_a_message_too_long_is_re
 
 def test_a_cap_that_is_too_small_and_a_folder_that_is_no_run_are_told(run: Path, tmp_path: Path) -> None:
     with pytest.raises(CapTooSmall, match="use --memory"):
-        open_chat(run, 50 << 20)
+        open_chat(run, 50 << 20, silent)
     with pytest.raises(AdapterError):
-        open_chat(tmp_path, rss_bytes() + ROOM)
+        open_chat(tmp_path, rss_bytes() + ROOM, silent)

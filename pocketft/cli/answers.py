@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pocketft
 from pocketft.errors import PocketftError
 
 if TYPE_CHECKING:
@@ -24,8 +26,17 @@ _LONGEST_PIECES = 80
 
 def answers(run: Path, cap_bytes: int, questions: Sequence[str]) -> list[dict[str, str]]:
     """`question`, `before` (the base alone) and `after`, for each question."""
-    command = [sys.executable, "-m", "pocketft.cli.answers", str(run), str(cap_bytes)]
-    done = subprocess.run(command, input=json.dumps(list(questions)), stdout=subprocess.PIPE, text=True, check=False)
+    from pocketft.models.location import cache_home
+
+    done = subprocess.run(
+        [sys.executable, "-m", "pocketft.cli.answers", str(run.resolve()), str(cap_bytes)],
+        cwd=Path(pocketft.__file__).resolve().parent.parent,  # no json.py among somebody's notes is imported
+        env={**os.environ, "POCKETFT_HOME": str(cache_home())},  # absolute
+        input=json.dumps(list(questions)),
+        stdout=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
     if done.returncode != 0:
         raise PocketftError(f"the answers could not be had; try pocketft chat {run}")
     found: list[dict[str, str]] = json.loads(done.stdout)
@@ -52,7 +63,7 @@ def _answer(session: ChatSession, question: str, *, use_adapter: bool) -> str:
 def _main() -> None:
     from pocketft.chat import open_chat
 
-    session = open_chat(Path(sys.argv[1]), int(sys.argv[2]))
+    session = open_chat(Path(sys.argv[1]), int(sys.argv[2]), lambda event: None)  # training has told it all
     print(json.dumps(collect(session, json.load(sys.stdin))))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated
@@ -10,7 +11,8 @@ import typer
 
 from pocketft.cli import options
 from pocketft.cli.choices import cap_bytes, existing_paths
-from pocketft.cli.console import notice
+from pocketft.cli.console import notice, reporter
+from pocketft.errors import UsageError
 
 if TYPE_CHECKING:
     from pocketft.chat import ChatSession
@@ -32,11 +34,14 @@ def chat(
 ) -> None:
     """Talk to the model you trained."""
     (folder,) = existing_paths([run])
+    if isinstance(sys.stdin, io.TextIOWrapper):  # what is not UTF-8 gets a mark in its place, not a crash
+        sys.stdin.reconfigure(errors="replace")
     if prompt == "-":
         prompt = sys.stdin.read()
     from pocketft.chat import open_chat
 
-    session = open_chat(folder, cap_bytes(memory))
+    with reporter(folder.name) as report:
+        session = open_chat(folder, cap_bytes(memory), report)
     if prompt is not None:
         _answer(session, prompt)
     else:
@@ -67,6 +72,8 @@ def _converse(session: ChatSession) -> None:
             _answer(session, text)
         except KeyboardInterrupt:  # enough of this answer, not of the conversation
             print()
+        except UsageError as error:  # a message that is too long leaves the conversation as it was
+            notice(str(error))
 
 
 def _command(session: ChatSession, text: str) -> None:

@@ -52,6 +52,19 @@ def test_a_run_that_cannot_answer_is_one_line(tmp_path: Path, capfd: pytest.Capt
     assert "Traceback" not in capfd.readouterr().err
 
 
+def test_answers_import_nothing_from_the_folder_of_the_person(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "json.py").write_text("raise SystemExit('the json.py of the person')")
+    (tmp_path / "run").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("POCKETFT_HOME", "home")
+    with pytest.raises(PocketftError, match="pocketft chat run"):
+        really_ask(Path("run"), 1 << 30, ["who?"])
+    told = capfd.readouterr().err
+    assert "json.py" not in told and f"{tmp_path / 'run'} is no" in told
+
+
 def test_demo_trains_on_the_samples_and_compares(
     pocketft: Callable[..., Ran], session: Session, chat: list[tuple[Path, int]]
 ) -> None:
