@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
 import sys
 from collections.abc import Sequence
-from importlib.util import find_spec
 
 import typer
 
@@ -17,6 +15,10 @@ from pocketft.cli.demo import demo
 from pocketft.cli.doctor import doctor
 from pocketft.cli.eval import evaluate
 from pocketft.cli.exits import exit_code_of
+from pocketft.cli.export import export
+from pocketft.cli.init_group import init_group
+from pocketft.cli.inspect import inspect
+from pocketft.cli.merge import merge
 from pocketft.cli.models import models_app
 from pocketft.cli.plan import plan
 from pocketft.cli.recipes import recipes_app
@@ -54,10 +56,10 @@ app.command("train", rich_help_panel=_WORK)(train)
 app.command("plan", rich_help_panel=_WORK)(plan)
 app.command("chat", rich_help_panel=_WORK)(chat)
 app.command("eval", rich_help_panel=_WORK)(evaluate)
-for _verb, _panel in (("merge", _ADAPTERS), ("inspect", _ADAPTERS), ("export", _ADAPTERS), ("init_group", _ADAPTERS)):
-    if find_spec(f"pocketft.cli.{_verb}") is not None:
-        _module = importlib.import_module(f"pocketft.cli.{_verb}")
-        app.command(_verb.replace("_", "-"), rich_help_panel=_panel)(getattr(_module, _verb))
+app.command("merge", rich_help_panel=_ADAPTERS)(merge)
+app.command("inspect", rich_help_panel=_ADAPTERS)(inspect)
+app.command("export", rich_help_panel=_ADAPTERS)(export)
+app.command("init-group", rich_help_panel=_ADAPTERS)(init_group)
 app.add_typer(models_app, name="models", rich_help_panel=_LOOK)
 app.add_typer(data_app, name="data", rich_help_panel=_LOOK)
 app.add_typer(recipes_app, name="recipes", rich_help_panel=_LOOK)

@@ -24,6 +24,7 @@ VERBS = (
     "chat",
     "merge",
     "inspect",
+    "export",
     "init-group",
     "models",
     "data",
