@@ -5,6 +5,7 @@ Knows how events and numbers are worded and nothing of where they come from. Wit
 
 from __future__ import annotations
 
+import codecs
 import dataclasses
 import json
 import sys
@@ -12,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from pocketft.memory.size import format_size
 
@@ -129,7 +130,12 @@ def notice(message: str) -> None:
 
 
 def print_json(value: Any) -> None:
-    print(json.dumps(plain(value), ensure_ascii=False, indent=2))
+    print(json.dumps(plain(value), ensure_ascii=not _writes_utf8(sys.stdout), indent=2))
+
+
+def _writes_utf8(stream: TextIO) -> bool:
+    """Where it does not, a letter that it lacks would become a question mark; escaped, JSON keeps it."""
+    return codecs.lookup(stream.encoding or "ascii").name == "utf-8"
 
 
 def facts(rows: Sequence[tuple[str, object]]) -> None:

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import io
+import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TextIO
 
 import typer
 
 from pocketft.cli import options
 from pocketft.cli.choices import Choices, existing_paths
 from pocketft.cli.console import duration, facts, notice, print_json, reporter, table
+from pocketft.cli.run_options import choosing
 from pocketft.errors import UsageError
+from pocketft.files import atomic_path
 
 data_app = typer.Typer(help="Your text: what can be read, and what would be learned from it.")
 
+_READING = ("data", "recipe", "overrides", "me", "column", "secrets")
 _BAR = 40
 _SAMPLE_CHARS = 240
 
@@ -38,21 +44,9 @@ def bare(context: typer.Context, json: options.Json = False) -> None:
 
 
 @data_app.command()
-def inspect(
-    data: options.Data,
-    model: options.Model = None,
-    memory: options.Memory = None,
-    recipe: options.RecipeName = None,
-    overrides: options.Overrides = None,
-    me: options.Me = None,
-    column: options.Column = None,
-    secrets: options.SecretsChoice = None,
-    json: options.Json = False,
-) -> None:
+@choosing("model", "memory", *_READING)
+def inspect(choices: Choices, json: options.Json = False) -> None:
     """Show what was found, what is skipped and why, and how long an epoch takes. Nothing is trained."""
-    choices = Choices(
-        data, model, memory, recipe, overrides or (), me=me, column=column, secrets=secrets and secrets.value
-    )
     request = choices.request()
     from pocketft.training.look import look
 
@@ -66,47 +60,53 @@ def inspect(
 
 
 @data_app.command()
+@choosing(*_READING)
 def export(
-    data: options.Data,
+    choices: Choices,
     output: Annotated[
         str | None, typer.Option("--output", "-o", metavar="FILE", help="Default: stdout.", show_default=False)
     ] = None,
-    recipe: options.RecipeName = None,
-    overrides: options.Overrides = None,
-    me: options.Me = None,
-    column: options.Column = None,
-    secrets: options.SecretsChoice = None,
     force: options.Force = False,
 ) -> None:
     """Write the documents as they would be learned, as JSON Lines."""
-    paths = existing_paths(data)
-    if output is not None and Path(output).expanduser().exists() and not force:
-        raise UsageError(f"{output} exists; choose another file with --output, or replace it with --force")
-    choices = Choices(
-        data, None, None, recipe, overrides or (), me=me, column=column, secrets=secrets and secrets.value
-    )
+    paths = existing_paths(choices.data)
+    target = None if output is None else _free_file(Path(output).expanduser(), force=force)
     chosen = choices.resolved_recipe()
     from pocketft.data.documents import ReadReport
     from pocketft.data.export import write_documents
     from pocketft.data.reading import read
     from pocketft.errors import DataError
-    from pocketft.files import atomic_path
     from pocketft.training.data_settings import data_settings
 
     account = ReadReport()
     documents = read(paths, data_settings(chosen), account)
-    if output is None:
-        count = write_documents(documents, sys.stdout)
-    else:
-        with atomic_path(Path(output).expanduser()) as path, path.open("w", encoding="utf-8") as file:
-            count = write_documents(documents, file)
-            if not count:
-                raise DataError(f"nothing to export: {account.why_nothing()}")
+    with _jsonl(target) as file:
+        count = write_documents(documents, file)
+        if not count:
+            raise DataError(f"nothing to export: {account.why_nothing()}")
     for message in account.notices():
         notice(f"warning: {message}")
-    if not count:
-        raise DataError(f"nothing to export: {account.why_nothing()}")
     notice(f"{count:,} document{'' if count == 1 else 's'}" + (f" in {output}" if output else ""))
+
+
+def _free_file(path: Path, *, force: bool) -> Path:
+    if os.path.isdir(path):
+        raise UsageError(f"{path} is a folder; name a file with --output, for example {path / 'text.jsonl'}")
+    if os.path.exists(path) and not force:
+        raise UsageError(f"{path} exists; choose another file with --output, or replace it with --force")
+    return path
+
+
+@contextmanager
+def _jsonl(target: Path | None) -> Iterator[TextIO]:
+    """JSON Lines are UTF-8, whatever a terminal shows."""
+    if target is None:
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(encoding="utf-8")
+        yield sys.stdout
+        return
+    with atomic_path(target) as path, path.open("w", encoding="utf-8") as file:
+        yield file
 
 
 def _show(seen: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""The options of a training run, for the verbs that train one or show what it would be."""
+"""The options of a training run, for the verbs that train one, show what it would be or what it would read."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import Any, get_type_hints
 
 from pocketft.cli import options
 from pocketft.cli.choices import Choices
+
+Verb = Callable[..., None]
 
 
 def _choices(
@@ -49,18 +51,25 @@ def _choices(
     )
 
 
-def run_options(verb: Callable[..., None]) -> Callable[..., None]:
-    """`verb(choices, …)` as Typer sees it: in the place of `choices` the options of a run, then the verb's own."""
-    shared = signature(_choices).parameters
-    own = list(signature(verb).parameters.values())[1:]
-    hints = {**get_type_hints(_choices, include_extras=True), **get_type_hints(verb, include_extras=True)}
-    parameters = [parameter.replace(annotation=hints[parameter.name]) for parameter in [*shared.values(), *own]]
+def choosing(*names: str) -> Callable[[Verb], Verb]:
+    """`verb(choices, …)` as Typer sees it: in the place of `choices` these options, by name, then the verb's own."""
+    shared = [parameter for parameter in signature(_choices).parameters.values() if parameter.name in names]
 
-    @wraps(verb)
-    def command(**given: Any) -> None:
-        verb(_choices(**{name: given.pop(name) for name in shared}), **given)
+    def with_options(verb: Verb) -> Verb:
+        own = list(signature(verb).parameters.values())[1:]
+        hints = {**get_type_hints(_choices, include_extras=True), **get_type_hints(verb, include_extras=True)}
+        parameters = [parameter.replace(annotation=hints[parameter.name]) for parameter in [*shared, *own]]
 
-    described: Any = command  # Typer reads one of the two, depending on its version
-    described.__signature__ = signature(verb).replace(parameters=parameters)
-    described.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    return command
+        @wraps(verb)
+        def command(**given: Any) -> None:
+            verb(_choices(**{parameter.name: given.pop(parameter.name) for parameter in shared}), **given)
+
+        described: Any = command  # Typer reads one of the two, depending on its version
+        described.__signature__ = signature(verb).replace(parameters=parameters)
+        described.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        return command
+
+    return with_options
+
+
+run_options = choosing(*signature(_choices).parameters)  # all of them

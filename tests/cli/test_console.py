@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 from rich.console import Console
 
 from pocketft.cli import console
-from pocketft.cli.console import PlainLines, describe, duration
+from pocketft.cli.console import PlainLines, describe, duration, print_json
 from pocketft.cli.live import LiveView
 
 MB = 1 << 20
@@ -140,3 +141,13 @@ def test_json_has_no_number_that_json_does_not(capsys: pytest.CaptureFixture[str
 def test_tables_line_up_wide_characters(capsys: pytest.CaptureFixture[str]) -> None:
     console.table(["a", "b"], [["日本", 1], ["x", None], ["xyz", 2]])
     assert capsys.readouterr().out.splitlines() == ["a     b", "日本  1", "x", "xyz   2"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii", "cp1252"])
+def test_json_keeps_every_letter_whatever_stdout_can_show(encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding=encoding, errors="replace"))
+    print_json({"name": "Łódź 🙂"})
+    sys.stdout.flush()
+    assert json.loads(written.getvalue().decode(encoding)) == {"name": "Łódź 🙂"}
+    assert (b"\\u" in written.getvalue()) == (encoding != "utf-8")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
 import types
 from collections.abc import Callable
@@ -11,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from pocketft import __file__ as package_file
 from pocketft.cli.data import _show
 from tests.cli.run_cli import Ran
 
@@ -54,6 +57,36 @@ def test_an_export_of_nothing_fails_and_writes_nothing(pocketft: Callable[..., R
     ran = pocketft("data", "export", "a.png", "-o", "out.jsonl")
     assert ran.code == 1 and "nothing to export: skipped 1 (1 binary file (PNG image)" in ran.err
     assert not Path("out.jsonl").exists()
+
+
+def test_an_export_to_stdout_is_utf_8_whatever_a_terminal_shows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("a.txt").write_text("Łódź is where we waited for the train. 🙂", encoding="utf-8")
+    ran = subprocess.run(
+        [sys.executable, "-m", "pocketft", "data", "export", "a.txt"],
+        capture_output=True,
+        env={**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONPATH": str(Path(package_file).parent.parent)},
+    )
+    assert json.loads(ran.stdout.decode())["text"] == "Łódź is where we waited for the train. 🙂"
+
+
+def test_an_export_does_not_replace_a_folder(pocketft: Callable[..., Ran]) -> None:
+    Path("a.txt").write_text("It rained all day long.")
+    Path("folder").mkdir()
+    for words in (["-o", "folder"], ["-o", "folder", "--force"]):
+        ran = pocketft("data", "export", "a.txt", *words)
+        assert ran.code == 2 and "folder is a folder; name a file with --output" in ran.err
+    ran = pocketft("data", "export", "a.txt", "-o", "long" * 100)
+    assert ran.code == 1 and "too long" in ran.err and "unexpected" not in ran.err
+
+
+def test_a_path_that_is_too_long_is_missing(pocketft: Callable[..., Ran]) -> None:
+    Path("a.txt").write_text("It rained all day long.")
+    for words in (["long" * 100], ["a.txt", "--recipe", "long" * 100]):
+        ran = pocketft("data", "export", *words)
+        assert ran.code == 2 and "no such file" in ran.err
 
 
 def test_a_column_is_named_on_the_command_line(pocketft: Callable[..., Ran]) -> None:

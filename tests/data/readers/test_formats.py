@@ -306,7 +306,7 @@ def test_a_damaged_list_of_slack_names_is_told_once_and_read_once(
     opened = []
     open_file = SourceFile.open
     monkeypatch.setattr(SourceFile, "open", lambda file: opened.append(file.name) or open_file(file))
-    documents, report = read(folder, me="nobody")
+    _, report = read(folder, me="nobody")
     (damage,) = report.damaged
     assert damage.where == "export/users.json" and damage.reason.endswith("people without a name are shown by their id")
     assert opened.count("export/users.json") == 3  # twice as a file that might hold text, and once for its names
