@@ -130,6 +130,8 @@ def main() -> None:
     parser.add_argument("--mix", type=int)
     chosen = parser.parse_args()
     if chosen.mix:
+        if chosen.folder is None:
+            parser.error("--mix writes into a folder: name it with --folder")
         mix(chosen.folder, chosen.mix)
         return
     with tempfile.TemporaryDirectory(dir=chosen.folder) as folder:

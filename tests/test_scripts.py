@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -89,3 +90,10 @@ def test_an_install_that_fails_is_not_taken_for_done(checkout: Path) -> None:
         assert ran.returncode == 1
         assert "no network" in ran.stderr and "could not install torch" in ran.stderr
     assert not list((checkout / ".venv").glob(".pocketft-*"))
+
+
+def test_a_mix_without_a_folder_is_bad_usage() -> None:
+    ran = subprocess.run(
+        [sys.executable, str(ROOT / "scripts/data_bench.py"), "--mix", "1"], capture_output=True, text=True
+    )
+    assert ran.returncode == 2 and "name it with --folder" in ran.stderr

@@ -12,7 +12,7 @@ from pocketft.cli.console import notice, print_json, reporter
 from pocketft.cli.train import show_result
 
 # The notes are one evening's reading: one pass of the default recipe would be over before its warm-up. Every row a step
-# and a higher rate show the difference in two minutes on two cores (held-out loss 4.2 to 3.1 in three passes).
+# and a higher rate show the difference in two minutes on two cores.
 _FOR_A_SHORT_TEXT = (
     "training.epochs=3",
     "training.gradient_accumulation=1",
