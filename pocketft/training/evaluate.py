@@ -49,9 +49,9 @@ def evaluate(run: Path, data: Sequence[Path], report: Reporter) -> EvalResult:
         ranks = {module: a.shape[0] for module, (a, _) in adapter.items()}
         texts = {"text": tuple(data), "reference": (reference,)}
         with open_scorer(recipe, ranks, texts, cap_bytes(recipe), report) as scorer:
-            base = _losses(scorer)
+            base = _losses(scorer, report)
             scorer.load(adapter)
-            adapted = _losses(scorer)
+            adapted = _losses(scorer, report)
     return EvalResult(
         base_loss=base["text"],
         loss=adapted["text"],
@@ -91,8 +91,8 @@ def read_adapter(folder: Path) -> tuple[PeftConfig, dict[str, Tensor]]:
         raise AdapterError(f"{folder} holds no adapter that can be read: {reason}") from error
 
 
-def _losses(scorer: Scorer) -> dict[str, float]:
-    return {name: scorer.loss(name) for name in scorer.texts}
+def _losses(scorer: Scorer, report: Reporter) -> dict[str, float]:
+    return {name: scorer.loss(name, report) for name in scorer.texts}
 
 
 def _perplexity(loss: float) -> float:

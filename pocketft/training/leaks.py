@@ -251,6 +251,7 @@ def _opened(recipe: Recipe, base: Base, adapter: Factors, report: Reporter) -> I
     report({"event": "plan", **plan.to_json()})
     with hard_limit(plan.cap_bytes):
         model, planned = build_planned(base, lora, plan, device, seed=0)
+        planned.report = report
         try:
             yield Scorer(model, planned, {}, _ROWS_PER_CALL, base.pad_id)
         finally:

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from peft import LoraConfig, PeftConfig
 from peft.utils.other import get_pattern_key
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from pocketft.errors import AdapterError, DataError
 from pocketft.memory.guard import hard_limit
+from pocketft.memory.plan import Workload
 from pocketft.models.recorded import find_recorded
 from pocketft.recipe import Recipe, load_recipe
 from pocketft.training.data_settings import data_settings
@@ -31,7 +33,6 @@ from pocketft.training.preparation import (
     find_device,
     open_base,
     prepare_text,
-    rows_per_step,
     workload,
 )
 
@@ -60,7 +61,10 @@ class Scorer:
 
     def load(self, adapter: Factors) -> None:
         """Put `adapter` in place of the one before; {} is the base alone. Raises AdapterError where it does not fit."""
-        state = {name: torch.zeros_like(tensor) for name, tensor in self._model.adapter_state().items()}
+        # from shapes alone: the values of before would be the adapter once more
+        state = {
+            name.replace(".default.", "."): torch.zeros(room.shape) for name, room in self._model.lora_parameters()
+        }
         for module, (a, b) in adapter.items():
             room_a, room_b = (state.get(f"{_PREFIX}{module}.lora_{side}.weight") for side in ("A", "B"))
             if room_a is None or room_b is None:
@@ -104,35 +108,28 @@ def open_scorer(
     data = {name: prepare_text(paths, base, settings, report, cap) for name, paths in texts.items()}
     rank = max(ranks.values())
     lora = LoraConfig(r=rank, lora_alpha=rank, target_modules=sorted(ranks), task_type="CAUSAL_LM")
-    longest = max(data.values(), key=lambda one: int(one.train.row_lengths.max()))
-    work = replace(workload(recipe, longest, 1, 1), forward_only=True)
+    work = _workload(recipe, list(data.values()))
     plan = choose_plan(base, lora, work, cap, device)
     report({"event": "plan", **plan.to_json()})
     with hard_limit(plan.cap_bytes):
         model, planned = build_planned(base, lora, plan, device, seed=0)
         planned.report = report
         try:
-            yield Scorer(model, planned, data, rows_per_step(recipe), base.pad_id)
+            yield Scorer(model, planned, data, work.rows_per_step, base.pad_id)
         finally:
             model.close()
 
 
-def score_adapters(
-    base_name: str,
-    quantization: str,
-    states: Mapping[str, tuple[PeftConfig, dict[str, Tensor]]],
-    text_paths: Sequence[Path],
-    cap: int,
-    report: Reporter,
-) -> dict[str, float]:
-    """Held-out loss of every adapter, by its label, and under "" that of the base alone; inside `cap` bytes."""
-    adapters = {label: factors(config, state) for label, (config, state) in states.items()}
-    ranks: dict[str, int] = {}
-    for adapter in adapters.values():
-        for module, (a, _) in adapter.items():
-            ranks[module] = max(ranks.get(module, 0), a.shape[0])
-    losses = score_factors(base_name, quantization, ranks, [{}, *adapters.values()], text_paths, cap, report)
-    return dict(zip(["", *adapters], losses, strict=True))
+def _workload(recipe: Recipe, data: Sequence[PreparedData]) -> Workload:
+    """One for all texts: the longest rows may be those of one, and the most rows those of another."""
+    each = [workload(recipe, one, 1, 1) for one in data]
+    return replace(
+        max(each, key=lambda work: work.row_tokens),
+        rows_per_step=max(work.rows_per_step for work in each),
+        tokens=sum(work.tokens for work in each),
+        row_lengths=len(np.unique(np.concatenate([one.train.padded_lengths for one in data]))),
+        forward_only=True,
+    )
 
 
 def score_factors(
@@ -144,7 +141,7 @@ def score_factors(
     cap: int,
     report: Reporter,
 ) -> list[float]:
-    """As `score_adapters`, for adapters that come one after the other and need not exist at once. {} is the base."""
+    """Loss of each adapter on the text; they come one after the other and need not exist at once. {} is the base."""
     recipe = base_recipe(base_name, quantization)
     losses = []
     with open_scorer(recipe, ranks, {"text": text_paths}, cap, report) as scorer:

@@ -25,7 +25,7 @@ from pocketft.recipe import load_recipe
 from pocketft.training.evaluate import read_adapter, run_recipe
 from pocketft.training.preparation import open_base, prepare_text
 from pocketft.training.run_folder import read_info
-from pocketft.training.scoring import score_adapters
+from pocketft.training.scoring import factors, score_factors
 from pocketft.training.session import TrainRequest, TrainResult, evaluate, plan, train
 from tests.training.conftest import World
 from tests.training.kept_log import read_log
@@ -210,9 +210,10 @@ def test_adapters_of_different_ranks_are_scored_over_one_base(
     other = tmp_path / "other"
     few = ("lora.r=3", "lora.use_rslora=true", "lora.target_modules=[q_proj,v_proj]", "data.max_seq_length=512")
     train(request(world, other, *few, "training.gradient_accumulation=1", "training.epochs=4"), quiet)
-    states = {"all": read_adapter(done[0]), "few": read_adapter(other)}
-    scored = score_adapters(str(world.base), "bf16", states, (world.unseen,), CAP, quiet)
-    assert list(scored) == ["", "all", "few"]
+    whole, few_modules = (factors(*read_adapter(run)) for run in (done[0], other))
+    ranks = {module: a.shape[0] for module, (a, _) in whole.items()}
+    losses = score_factors(str(world.base), "bf16", ranks, [{}, whole, few_modules], (world.unseen,), CAP, quiet)
+    scored = dict(zip(("", "all", "few"), losses, strict=True))
     alone = evaluate(other, (world.unseen,), quiet)
     assert abs(alone.loss - alone.base_loss) > 0.02
     assert scored["few"] == pytest.approx(alone.loss, abs=2e-3)
