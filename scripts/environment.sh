@@ -1,4 +1,4 @@
-# Sourced by scripts/demo, scripts/test and scripts/bench: a virtual environment in the checkout with the tested versions.
+# Sourced by scripts/demo, test and bench: a virtual environment in the checkout with the tested versions in it.
 #
 #   prepare_environment EXTRA    EXTRA is "" or the name of an extra of pyproject.toml; afterwards $VENV/bin/python has it
 #

@@ -13,7 +13,7 @@ from pocketft.data.readers.reader import Reader, Sample
 from pocketft.data.readers.records import Unusable, documents_of_record
 
 if TYPE_CHECKING:
-    from _csv import _reader as Rows
+    from _csv import Reader as Rows
 
 MAX_CELL_CHARS = 8 << 20
 _NAMES = (".csv", ".tsv", ".tab")
