@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pocketft
-from pocketft.errors import UsageError
-from pocketft.memory.guard import hard_limit
+from pocketft.errors import MemoryCapError, UsageError
+from pocketft.memory.guard import Guard, hard_limit
 from pocketft.memory.meter import peak_rss_bytes
 from pocketft.memory.planner import Choice
+from pocketft.memory.size import format_size
 from pocketft.recipe import Recipe
 from pocketft.training.data_settings import data_settings
 from pocketft.training.evaluate import EvalResult, evaluate
@@ -143,7 +144,11 @@ def _prepare(request: TrainRequest, report: Reporter) -> _Prepared:
         choice = compare_plans(base, copy.deepcopy(lora), work, cap, device, request.among)
         chosen = choice.plan
         if checkpoint is not None:
-            notice(report, "the memory cap is another one, so the plan is too: losses may differ in their last digits")
+            notice(
+                report,
+                "the plan of before does not serve this memory cap or this version, so it is made anew: losses may "
+                "differ in their last digits",
+            )
     report({"event": "plan", **chosen.to_json()})
     return _Prepared(base, data, order, lora, start, identity, checkpoint, chosen, choice)
 
@@ -167,6 +172,7 @@ def _run(
 ) -> TrainResult:
     recipe, base, chosen = request.recipe, prepared.base, prepared.plan
     model, planned = build_planned(base, prepared.lora, chosen, find_device(request.device), recipe.training.seed)
+    guard = Guard(chosen.cap_bytes)
     folder, start = RunFolder(request.output), prepared.start
     group = None if start is None else start.group
     info = RunInfo(base=base.to_json(), plan=chosen.to_json(), versions=_versions(), group=group)
@@ -210,7 +216,19 @@ def _run(
         result = _result(state, loop.speed.tokens_per_s, chosen, str(request.output))
         log.write({"event": "done", **asdict(replace(result, adapter="."))})  # the log may be shared: no path
         report({"event": "done", **asdict(result)})
+    _check_cap(guard, request.output)
     return result
+
+
+def _check_cap(guard: Guard, output: Path) -> None:
+    """The loop looks at the border of every step; what was evaluated and written after the last one is looked at here.
+    A crossing is never passed in silence, though the run is whole.
+    """
+    if guard.is_crossed:
+        raise MemoryCapError(
+            f"the adapter in {output} is finished, but {format_size(peak_rss_bytes())} were in use at its end, more "
+            f"than the cap of {format_size(guard.cap_bytes)}; give the next run a larger --memory"
+        )
 
 
 def _begin(model: EngineModel, start: Start | None, *, freeze_a: bool) -> None:
@@ -220,6 +238,7 @@ def _begin(model: EngineModel, start: Start | None, *, freeze_a: bool) -> None:
             model.load_adapter_state(start.state)
         except ValueError as error:
             raise UsageError(f"lora.init: {error}; train by the recipe in its own folder") from error
+        start.state.clear()  # copied: kept, it would be the adapter once more for the whole run
     if freeze_a:
         for name, parameter in model.lora_parameters():
             if ".lora_A." in name:

@@ -19,7 +19,8 @@ from transformers import AutoModelForCausalLM
 
 from pocketft.data.batching import collate
 from pocketft.data.layout import DataSettings
-from pocketft.errors import AdapterError, CapTooSmall, CheckpointError, Interrupted, UsageError
+from pocketft.errors import AdapterError, CapTooSmall, CheckpointError, Interrupted, MemoryCapError, UsageError
+from pocketft.memory import guard
 from pocketft.models.block_store import BlockStore
 from pocketft.recipe import load_recipe
 from pocketft.training.evaluate import read_adapter, run_recipe
@@ -170,6 +171,35 @@ def test_a_cap_that_nothing_fits_is_refused_before_anything_is_written(world: Wo
     with pytest.raises(CapTooSmall, match="--memory"):
         train(request(world, tmp_path / "run", "memory.max=50MB"), quiet)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_cap_that_the_last_writing_crosses_is_told_though_the_run_is_whole(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cross(event: dict[str, Any]) -> None:
+        if event["event"] == "done":
+            monkeypatch.setattr(guard, "peak_rss_bytes", lambda: 1 << 50)
+
+    with pytest.raises(MemoryCapError, match=r"is finished, but .* more than the cap of"):
+        train(request(world, tmp_path / "run", max_steps=1), cross)
+    assert read_info(tmp_path / "run")["finished"]
+
+
+@pytest.mark.parametrize("old", [{"cap_bytes": 1 << 30}, {"rises": None}])
+def test_a_plan_that_is_made_anew_is_told_in_words_true_of_every_reason(
+    world: World, tmp_path: Path, old: dict[str, Any]
+) -> None:
+    """Another cap, and a plan of a version that did not know of rises."""
+    run = tmp_path / "run"
+    train(request(world, run, "memory.max=2GB", max_steps=2), quiet)
+    state = run / "checkpoints" / "checkpoint-2" / "state.json"
+    saved = json.loads(state.read_text())
+    saved["plan"] = {name: value for name, value in {**saved["plan"], **old}.items() if value is not None}
+    state.write_text(json.dumps(saved))
+    events: list[dict[str, Any]] = []
+    plan(request(world, run, "memory.max=2GB", resume=True), events.append)
+    (said,) = (event["message"] for event in events if "differ in their last digits" in event.get("message", ""))
+    assert "this memory cap or this version" in said
 
 
 def test_targets_that_name_no_layer_are_told(world: World, tmp_path: Path) -> None:

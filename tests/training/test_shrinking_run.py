@@ -39,11 +39,17 @@ def test_a_run_that_has_to_shrink_learns_what_the_undisturbed_one_learns(
 
     assert len(told) >= 2 and all(event["cap"] == cap and event["rss"] > 0 for event in told)
     assert [event for event in read_log(tmp_path / "short" / "log.jsonl") if event["event"] == "memory"] == told
-    assert read_info(tmp_path / "short")["plan"] != read_info(tmp_path / "calm")["plan"]
+    assert shape(tmp_path / "short") != shape(tmp_path / "calm")
     calm, short = (steps(tmp_path / name) for name in ("calm", "short"))
     assert len(calm) == len(short)
     for one, other in zip(calm, short, strict=True):
         assert other["tokens"] == one["tokens"] and other["loss"] == pytest.approx(one["loss"], rel=2e-3)
+
+
+def shape(run: Path) -> list[Any]:
+    """What a plan decides; its predictions differ between two runs in one process anyway."""
+    made = read_info(run)["plan"]
+    return [made[name] for name in ("micro_batch", "residences", "kept_blocks", "loss_tiles", "spill_inputs")]
 
 
 def steps(run: Path) -> list[dict[str, Any]]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import weakref
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,8 +17,10 @@ from pocketft.adapters.merge_settings import MergeSettings
 from pocketft.adapters.state import BaseIdentity
 from pocketft.errors import UsageError
 from pocketft.recipe import load_recipe
+from pocketft.training import session
 from pocketft.training.preparation import open_base
 from pocketft.training.session import train
+from pocketft.training.start import Start, read_start
 from tests.training.conftest import World
 from tests.training.test_session import quiet, request
 
@@ -51,6 +55,26 @@ def test_a_run_from_a_start_begins_with_its_a_and_names_the_group(world: World, 
     assert json.loads((tmp_path / "run" / "pocketft.json").read_text())["group"] == group
     assert torch.equal(factor_a(tmp_path / "run"), factor_a(start))  # frozen, so still the very same
     assert any(read_adapter(tmp_path / "run").factors(m).b.abs().max() > 0 for m in read_adapter(start).info.modules)
+
+
+def test_the_start_is_let_go_once_it_is_copied(
+    world: World, start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[weakref.ref[torch.Tensor]] = []
+    alive = []
+
+    def watched(*arguments: Any) -> Start:
+        found = read_start(*arguments)
+        read.extend(weakref.ref(tensor) for tensor in found.state.values())
+        return found
+
+    def look(event: dict[str, Any]) -> None:
+        if event["event"] == "step":
+            alive.append(sum(tensor() is not None for tensor in read))
+
+    monkeypatch.setattr(session, "read_start", watched)
+    train(request(world, tmp_path / "run", f"lora.init={start}", max_steps=1), look)
+    assert read and alive == [0]
 
 
 def test_two_frozen_runs_merge_exactly_by_ffa(world: World, start: Path, tmp_path: Path) -> None:
