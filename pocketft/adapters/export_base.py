@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 from pocketft.adapters.folder import RECIPE_FILE, FolderAdapter
 from pocketft.adapters.state import AdapterInfo, BaseIdentity
 from pocketft.errors import AdapterError, ModelError, UsageError
-from pocketft.files import require_space as require_space
 from pocketft.models.base_model import BaseModel, load_config, resolve_base
 from pocketft.models.location import locate_prepared
 from pocketft.models.recorded import find_recorded

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from pocketft.adapters.card import model_card
-from pocketft.adapters.export_base import ExportBase, Report, open_export_base, recorded_base, require_space
+from pocketft.adapters.export_base import ExportBase, Report, open_export_base, recorded_base
 from pocketft.adapters.export_gguf import check_carried, gguf_order, write_gguf_adapter, write_gguf_adapter_file
 from pocketft.adapters.export_merged import SHARD_BYTES, Rounding, write_merged_folder
 from pocketft.adapters.export_merged_gguf import merged_tensors, write_merged_gguf, write_merged_gguf_file
@@ -26,7 +26,7 @@ from pocketft.adapters.export_peft import shareable, write_peft_folder
 from pocketft.adapters.folder import CARD_FILE, FolderAdapter, check_output, printable, read_adapter
 from pocketft.adapters.state import AdapterState
 from pocketft.errors import AdapterError, UsageError
-from pocketft.files import atomic_folder
+from pocketft.files import atomic_folder, require_space
 from pocketft.memory.guard import Guard
 from pocketft.models.gguf_file import read_gguf
 

@@ -134,8 +134,8 @@ def parse_duration(text: str) -> float:
 
 
 def cap_bytes(memory: str | None) -> int:
-    """The cap of verbs without a recipe: what `--memory` says, else 60% of what is free now."""
-    from pocketft.memory.meter import available_bytes
+    """The cap of verbs without a recipe."""
+    from pocketft.memory.meter import usual_cap_bytes
     from pocketft.memory.size import parse_size
 
-    return int(0.6 * available_bytes()) if memory is None else parse_size(memory)
+    return usual_cap_bytes() if memory is None else parse_size(memory)

@@ -22,20 +22,21 @@ def evaluate(
             "--data", metavar="D", help="Text it has not seen. With --leaks: the text it was trained on. Repeatable."
         ),
     ] = None,
+    memory: options.Cap = None,
     leaks: Annotated[bool, typer.Option("--leaks", help="Does it give away what it was trained on?")] = False,
     json: options.Json = False,
 ) -> None:
     """Measure an adapter against its base: what was learned, what was forgotten, and what it gives away."""
     (folder,), paths = existing_paths([run]), existing_paths(data or [])
     if leaks:
-        show_leaks(folder, paths, as_json=json)
+        show_leaks(folder, paths, memory, as_json=json)
         return
     if not paths:
         raise UsageError("no text to measure on; name some that the adapter has not seen with --data, or ask --leaks")
     from pocketft.training.session import evaluate as run_evaluation
 
     with reporter(f"{folder}: evaluation") as report:
-        result = run_evaluation(Path(folder), paths, report)
+        result = run_evaluation(folder, paths, report, memory)
     if json:
         print_json(result)
         return
@@ -49,11 +50,11 @@ def evaluate(
     )
 
 
-def show_leaks(folder: Path, paths: Sequence[Path], *, as_json: bool) -> None:
+def show_leaks(folder: Path, paths: Sequence[Path], memory: str | None, *, as_json: bool) -> None:
     from pocketft.training.leaks import find_leaks
 
     with reporter(f"{folder}: leaks") as report:
-        result = find_leaks(folder, paths, report)
+        result = find_leaks(folder, paths, report, memory)
     if as_json:
         print_json(result)
         return

@@ -62,6 +62,11 @@ def available_bytes() -> int:
     return available if room is None else max(0, min(available, room))
 
 
+def usual_cap_bytes() -> int:
+    """The cap where nobody named one: 60% of what is free now, so that other programs live on."""
+    return int(0.6 * available_bytes())
+
+
 def cgroup_limit_bytes(root: Path = Path("/")) -> int | None:
     """The smallest hard memory limit from our cgroup up to the top, v1 or v2; None where there is none."""
     limits = [limit for folder in _cgroup_folders(root) if (limit := _limit(folder)) is not None]

@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from pocketft.errors import AdapterError
+from pocketft.memory.size import parse_size
 from pocketft.recipe import Recipe, load_recipe
 from pocketft.samples import reference_text
 from pocketft.training.events import Reporter
@@ -37,10 +38,12 @@ class EvalResult:
     reference_loss: float
 
 
-def evaluate(run: Path, data: Sequence[Path], report: Reporter) -> EvalResult:
-    """Score the adapter in `run` and its base on all of `data`. Raises DataError where nothing in it can be scored."""
-    info = read_info(run)
-    recipe = run_recipe(run, info)
+def evaluate(run: Path, data: Sequence[Path], report: Reporter, memory: str | None = None) -> EvalResult:
+    """Score the adapter in `run` and its base on all of `data`, inside `memory` or what the run was given.
+
+    Raises DataError where nothing in it can be scored.
+    """
+    recipe = capped(run_recipe(run, read_info(run)), memory)
     config, state = read_adapter(run)
     adapter = factors(config, state)
     with tempfile.TemporaryDirectory() as folder:
@@ -77,6 +80,14 @@ def run_recipe(run: Path, info: dict[str, Any]) -> Recipe:
         raise AdapterError(f"{run} does not say which base model it belongs to; name a run folder")
     found = base_recipe(base["name"], base.get("quantization"), base.get("artifact_sha256"), base.get("revision"))
     return found if recipe is None else recipe.model_copy(update={"model": found.model})
+
+
+def capped(recipe: Recipe, memory: str | None) -> Recipe:
+    """The recipe with another cap, where one is given. Raises UsageError where that is no size."""
+    if memory is None:
+        return recipe
+    parse_size(memory)
+    return recipe.model_copy(update={"memory": recipe.memory.model_copy(update={"max": memory})})
 
 
 def read_adapter(folder: Path) -> tuple[PeftConfig, dict[str, Tensor]]:

@@ -32,7 +32,7 @@ from pocketft.recipe import Recipe
 from pocketft.samples import reference_text
 from pocketft.training.checkpoint import newest_checkpoint
 from pocketft.training.data_settings import data_settings
-from pocketft.training.evaluate import read_adapter, run_recipe
+from pocketft.training.evaluate import capped, read_adapter, run_recipe
 from pocketft.training.events import Reporter, notice
 from pocketft.training.exposure import exposure
 from pocketft.training.preparation import (
@@ -105,12 +105,13 @@ class LeakResult:
         return asdict(self)
 
 
-def find_leaks(run: Path, data: Sequence[Path], report: Reporter) -> LeakResult:
-    """`data`: the text that `run` was trained on; without it, as it is remembered in the cache.
+def find_leaks(run: Path, data: Sequence[Path], report: Reporter, memory: str | None = None) -> LeakResult:
+    """`data`: the text that `run` was trained on; without it, as it is remembered in the cache. `memory` caps it, in
+    the place of what the run was given.
 
     Raises DataError where it is not remembered, and AdapterError where there is no adapter.
     """
-    recipe = run_recipe(run, read_info(run))
+    recipe = capped(run_recipe(run, read_info(run)), memory)
     config, state = read_adapter(run)
     adapter = factors(config, state)
     base = open_base(recipe.model.name, recipe.model.quantization, report, cap_bytes(recipe))

@@ -16,6 +16,7 @@ import torch
 from pocketft.data.dataset import PreparedData
 from pocketft.errors import Interrupted, PocketftError
 from pocketft.memory.allocator import release_freed_memory
+from pocketft.memory.guard import OUT_OF_MEMORY
 from pocketft.memory.meter import peak_rss_bytes, rss_bytes
 from pocketft.recipe import Recipe
 from pocketft.training.checkpoint import save_checkpoint
@@ -73,7 +74,7 @@ class Loop:
         try:
             self._finish(self._train())
             return self.state
-        except (PocketftError, MemoryError, RuntimeError) as error:
+        except (PocketftError, *OUT_OF_MEMORY) as error:
             if self._updating or not is_foreseen(error):
                 raise
             failure = without_traceback(error)

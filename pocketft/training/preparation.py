@@ -22,7 +22,7 @@ from pocketft.engine.model import EngineModel, build_model
 from pocketft.errors import ModelError, UsageError
 from pocketft.memory.allocator import keep_freed_memory, map_large_tensors
 from pocketft.memory.guard import Guard, room_to_reserve
-from pocketft.memory.meter import available_bytes
+from pocketft.memory.meter import usual_cap_bytes
 from pocketft.memory.plan import Plan, Workload
 from pocketft.memory.planner import Choice, make_choice
 from pocketft.memory.profile import machine_profile
@@ -32,7 +32,6 @@ from pocketft.recipe import Recipe
 from pocketft.training.events import Reporter
 from pocketft.training.planned_model import PlannedModel
 
-_SHARE_OF_FREE = 0.6  # of the memory that is free, where no cap is given: the person goes on using the machine
 _OPTIMIZER_BYTES = {"adamw": 8, "adamw8bit": 3}  # a parameter; 8-bit states with their scales, small tensors in 32
 
 
@@ -101,7 +100,7 @@ def rows_per_step(recipe: Recipe) -> int:
 
 
 def cap_bytes(recipe: Recipe) -> int:
-    return recipe.memory.max_bytes or int(available_bytes() * _SHARE_OF_FREE)
+    return recipe.memory.max_bytes or usual_cap_bytes()
 
 
 def workload(recipe: Recipe, data: PreparedData, steps: int, all_steps: int) -> Workload:

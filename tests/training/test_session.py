@@ -228,6 +228,21 @@ def test_a_run_is_evaluated_on_other_text_and_on_neutral_text(world: World, done
     assert result.reference_base_loss > 0 and result.reference_loss != result.reference_base_loss
 
 
+def test_an_evaluation_may_have_a_cap_of_its_own(world: World, done: tuple[Path, TrainResult]) -> None:
+    planned: list[int] = []
+
+    def report(event: dict[str, Any]) -> None:
+        if event["event"] == "plan":
+            planned.append(event["cap_bytes"])
+
+    evaluate(done[0], (world.unseen,), report, memory="3GB")
+    assert planned == [3 << 30]
+    with pytest.raises(CapTooSmall, match="--memory"):
+        evaluate(done[0], (world.unseen,), quiet, memory="20MB")
+    with pytest.raises(UsageError, match="size"):
+        evaluate(done[0], (world.unseen,), quiet, memory="much")
+
+
 def test_an_adapter_that_is_not_there_yet_is_told(tmp_path: Path, done: tuple[Path, TrainResult]) -> None:
     (tmp_path / "pocketft.json").write_bytes((done[0] / "pocketft.json").read_bytes())
     with pytest.raises(AdapterError, match="no adapter yet"):
