@@ -104,7 +104,9 @@ class Session(types.ModuleType):
         self._work("plan", report)
         return Plan()
 
-    def evaluate(self, run: Path, data: tuple[Path, ...], report: Callable[[dict[str, Any]], None]) -> Any:
+    def evaluate(
+        self, run: Path, data: tuple[Path, ...], report: Callable[[dict[str, Any]], None], memory: str | None
+    ) -> Any:
         self._work("evaluate", report)
         return EvalResult()
 

@@ -49,7 +49,7 @@ class Result:
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     calls: list[Any] = []
     stand_in: Any = types.ModuleType("pocketft.training.leaks")
-    stand_in.find_leaks = lambda run, data, report: calls.append((run, data)) or Result()
+    stand_in.find_leaks = lambda run, data, report, memory: calls.append((run, data)) or Result()
     monkeypatch.setitem(sys.modules, "pocketft.training.leaks", stand_in)
     return calls
 
