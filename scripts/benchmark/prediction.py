@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from benchmark import cells
@@ -57,21 +58,27 @@ CELLS = (
 def prediction(options: Options) -> Section:
     chosen = [cell for cell in (CELLS[::4] if options.quick else CELLS) if options.wants(cell.name)]
     found = {cell: _measured(cell, options.steps or (2 if options.quick else 4)) for cell in chosen}
-    good = [run for run in found.values() if run.ok]
-    kept, accuracy = "measured peak within the cap", "predicted / measured peak, lowest and highest"
-    summary = [
-        (kept, *goals(kept), f"{sum(_kept(run) for run in good)} of {len(found)}"),
-        (accuracy, *goals(accuracy), spread([_accuracy(run) for run in good])),
-    ]
     return Section(
         "prediction",
         "Memory: predicted, measured, and the cap",
         "Peak is VmHWM as the kernel counts it. The smallest cap is the one that pocketft's own advice names.",
-        (
-            Table("All cells", ("row", "must", "aim", "measured"), summary if not options.only else []),
-            Table("Cells", _COLUMNS, [_row(cell, run) for cell, run in found.items()]),
-        ),
+        (Table("Cells", _COLUMNS, [_row(cell, run) for cell, run in found.items()]),),
         [{**run.to_json(), "name": cell.name} for cell, run in found.items()],
+        summary,
+    )
+
+
+def summary(rows: Sequence[Sequence[str]]) -> Table:
+    """Of rows of the table of cells."""
+    ratios, caps_kept = ([row[_COLUMNS.index(column)] for row in rows] for column in ("predicted / peak", "cap kept"))
+    kept, accuracy = "measured peak within the cap", "predicted / measured peak, lowest and highest"
+    return Table(
+        "All cells",
+        ("row", "must", "aim", "measured"),
+        [
+            (kept, *goals(kept), f"{caps_kept.count('yes')} of {len(rows)}"),
+            (accuracy, *goals(accuracy), spread([float(ratio) if ratio else None for ratio in ratios])),
+        ],
     )
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,7 @@ class Section:
     about: str
     tables: tuple[Table, ...]
     runs: Sequence[Mapping[str, Any]]
+    summary: Callable[[Sequence[Sequence[str]]], Table] | None = None  # of all rows of the last table, old ones too
     setting: Mapping[str, Any] = field(default_factory=dict)  # machine, versions
 
 
@@ -66,13 +67,13 @@ def merged(before: Mapping[str, Any] | None, section: Section, date: str) -> dic
     tables = []
     for table in section.tables:
         rows = [{"cells": list(cells), "date": date} for cells in table.rows]
-        names = {row["cells"][0] for row in rows}
-        width = len(table.columns)
-        kept = [
-            row for row in earlier.pop(table.title, ()) if row["cells"][0] not in names and len(row["cells"]) == width
-        ]
-        entry = {"title": table.title, "columns": list(table.columns), "rows": [*kept, *rows], "notes": table.notes}
-        tables.append(entry)
+        kept = [row for row in earlier.pop(table.title, ()) if len(row["cells"]) == len(table.columns)]
+        by_name = {row["cells"][0]: row for row in [*kept, *rows]}  # where a row was before, it is again
+        tables.append(_entry(table, list(by_name.values())))
+    if section.summary is not None:
+        summary = section.summary([row["cells"] for row in tables[-1]["rows"]])
+        earlier.pop(summary.title, None)
+        tables.insert(0, _entry(summary, [{"cells": list(cells), "date": date} for cells in summary.rows]))
     for table_before in (before or {}).get("tables", ()):
         if table_before["title"] in earlier:
             tables.append(table_before)
@@ -86,6 +87,10 @@ def merged(before: Mapping[str, Any] | None, section: Section, date: str) -> dic
         "tables": tables,
         "runs": [*runs, *section.runs],
     }
+
+
+def _entry(table: Table, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    return {"title": table.title, "columns": list(table.columns), "rows": rows, "notes": table.notes}
 
 
 def page(known: Mapping[str, Any]) -> str:

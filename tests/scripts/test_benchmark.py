@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -54,6 +56,20 @@ def test_rows_measured_again_replace_only_themselves() -> None:
     ]
     assert [run["name"] for run in second["runs"]] == ["a", "b"]
     assert "Measured 2026-01-01 to 2026-01-02" in page({"plans": second})
+
+
+def test_a_row_measured_again_keeps_its_place_and_the_summary_is_of_all_rows() -> None:
+    def summed(rows: Sequence[Sequence[str]]) -> Table:
+        return Table("Sum", ("row", "value"), [("sum", str(sum(int(row[1]) for row in rows)))])
+
+    first = merged(None, replace(section(("a", "1"), ("b", "2")), summary=summed), "2026-01-01")
+    second = merged(first, replace(section(("a", "5")), summary=summed), "2026-01-02")
+    assert [table["title"] for table in second["tables"]] == ["Sum", "T"]
+    assert [row["cells"] for table in second["tables"] for row in table["rows"]] == [
+        ["sum", "7"],
+        ["a", "5"],
+        ["b", "2"],
+    ]
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
