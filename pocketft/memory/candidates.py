@@ -263,7 +263,7 @@ def _gap_bytes(components: dict[str, int], tight: bool, some_recomputed: bool) -
     inputs = components["block_inputs"] + components["call_arguments"]
     if tight:
         return _TIGHT_GAP_BYTES + int(0.4 * churn + 0.15 * inputs + 0.05 * kept)
-    return int(churn + 0.2 * inputs + (0.07 if some_recomputed else 0.14) * kept)
+    return int(churn + 0.2 * inputs + (0.1 if some_recomputed else 0.14) * kept)
 
 
 def _residence_mixes(blocks: int) -> Iterator[tuple[Residence, ...]]:

@@ -47,6 +47,7 @@ class Guard:
         map_large_tensors()
         release_freed_memory()
         release_code()
+        _renew_data_limit(self.cap_bytes)
         return True
 
     def missing_bytes(self, coming_bytes: int) -> int:
@@ -54,6 +55,7 @@ class Guard:
         for release in (trim_heap, release_freed_memory):
             if rss_bytes() + coming_bytes > self.cap_bytes:
                 release()
+                _renew_data_limit(self.cap_bytes)
         return max(0, rss_bytes() + coming_bytes - self.cap_bytes)
 
     @contextmanager
@@ -153,8 +155,7 @@ def _lower_data_limit(cap_bytes: int) -> tuple[int, int] | None:
     import resource
 
     previous = resource.getrlimit(resource.RLIMIT_DATA)
-    reserved = status_bytes("VmData") - status_bytes("RssAnon")  # address space not in memory now
-    wanted = cap_bytes - status_bytes("RssFile") + max(0, reserved) + _UNTOUCHED_BYTES
+    wanted = _wanted_limit(cap_bytes)
     soft, hard = previous
     if hard != resource.RLIM_INFINITY:
         wanted = min(wanted, hard)
@@ -162,3 +163,22 @@ def _lower_data_limit(cap_bytes: int) -> tuple[int, int] | None:
         return None
     resource.setrlimit(resource.RLIMIT_DATA, (wanted, hard))
     return previous
+
+
+def _renew_data_limit(cap_bytes: int) -> None:
+    """A limit that is set goes up with what the heap has given back: it stays reserved, and tensors that are mapped by
+    themselves would be refused although hardly anything is in memory.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    wanted = _wanted_limit(cap_bytes)
+    if soft != resource.RLIM_INFINITY and soft < wanted and (hard == resource.RLIM_INFINITY or wanted <= hard):
+        resource.setrlimit(resource.RLIMIT_DATA, (wanted, hard))
+
+
+def _wanted_limit(cap_bytes: int) -> int:
+    reserved = status_bytes("VmData") - status_bytes("RssAnon")  # address space not in memory now
+    return cap_bytes - status_bytes("RssFile") + max(0, reserved) + _UNTOUCHED_BYTES
