@@ -19,6 +19,7 @@ from pocketft.memory.size import format_size
 
 # Address space that is reserved and hardly touched counts against RLIMIT_DATA: stacks of threads that start later.
 _UNTOUCHED_BYTES = 64 << 20
+_our_limit: int | None = None  # as set last; another one is the person's and stays
 _NEAR = 0.95  # of the cap: a peak beyond it turns on frugality before the next one can be higher
 _ADVICE = "give a larger --memory"
 
@@ -161,13 +162,13 @@ def _lower_data_limit(cap_bytes: int) -> tuple[int, int] | None:
         wanted = min(wanted, hard)
     if soft != resource.RLIM_INFINITY and soft <= wanted:
         return None
-    resource.setrlimit(resource.RLIMIT_DATA, (wanted, hard))
+    _set_soft_limit(wanted, hard)
     return previous
 
 
 def _renew_data_limit(cap_bytes: int) -> None:
-    """A limit that is set goes up with what the heap has given back: it stays reserved, and tensors that are mapped by
-    themselves would be refused although hardly anything is in memory.
+    """A limit that we have set goes up with what the heap has given back: it stays reserved, and tensors that are
+    mapped by themselves would be refused although hardly anything is in memory.
     """
     if not sys.platform.startswith("linux"):
         return
@@ -175,8 +176,16 @@ def _renew_data_limit(cap_bytes: int) -> None:
 
     soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
     wanted = _wanted_limit(cap_bytes)
-    if soft != resource.RLIM_INFINITY and soft < wanted and (hard == resource.RLIM_INFINITY or wanted <= hard):
-        resource.setrlimit(resource.RLIMIT_DATA, (wanted, hard))
+    if soft == _our_limit and soft < wanted and (hard == resource.RLIM_INFINITY or wanted <= hard):
+        _set_soft_limit(wanted, hard)
+
+
+def _set_soft_limit(soft: int, hard: int) -> None:
+    import resource
+
+    global _our_limit
+    resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
+    _our_limit = soft
 
 
 def _wanted_limit(cap_bytes: int) -> int:

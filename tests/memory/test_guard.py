@@ -61,3 +61,34 @@ def test_beyond_the_hard_limit_an_allocation_fails_with_one_line() -> None:
     )
     out = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120).stdout
     assert out.startswith("MemoryCapError an allocation would have crossed the cap") and str(1 << 30) in out
+
+
+GIVEN_BACK = """
+import resource, torch
+from pocketft.memory.allocator import keep_freed_memory
+from pocketft.memory.guard import Guard, hard_limit
+from pocketft.memory.meter import rss_bytes
+cap = rss_bytes() + (300 << 20)
+if {persons}:
+    resource.setrlimit(resource.RLIMIT_DATA, (cap, resource.RLIM_INFINITY))
+guard = Guard(cap)
+keep_freed_memory()
+with hard_limit(cap):
+    held = [torch.ones(size, dtype=torch.uint8) for _ in range(25) for size in (8 << 20, 1 << 10)]
+    held = held[1::2]  # small ones between the gaps: the heap cannot shrink
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    assert guard.be_frugal()
+    if {persons}:
+        assert resource.getrlimit(resource.RLIMIT_DATA) == before
+    else:
+        torch.ones(240 << 20, dtype=torch.uint8)
+print("went well")
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_DATA counts private memory on Linux only")
+@pytest.mark.parametrize("persons", [False, True])
+def test_what_the_heap_gave_back_does_not_count_and_a_limit_of_the_persons_stays(persons: bool) -> None:
+    program = GIVEN_BACK.format(persons=persons)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    assert done.stdout == "went well\n", done.stderr
