@@ -20,6 +20,8 @@ import sys
 from types import ModuleType
 from typing import Any
 
+from pocketft.memory.allocator import release_code
+
 _COMPILER = "torch._dynamo"
 _QUANTIZER = "bitsandbytes"
 
@@ -47,6 +49,7 @@ def load_libraries() -> None:
     import torch
     import torch.distributed
 
+    release_code()  # a build for CUDA touches 150 MB of it, before anything else is loaded
     compiler = _late_compiler()
     torch.distributed.is_available = lambda: False
     hide = _QUANTIZER not in sys.modules

@@ -23,6 +23,8 @@ from torch import Tensor
 
 from pocketft.engine.packed import PackedTensor, Rows, dequantize
 
+_PARTS = 8  # of a tile of tokens: so many sizes of the last one
+
 
 @dataclass(frozen=True)
 class LossTiles:
@@ -105,7 +107,9 @@ class _Scratch:
 
 
 def _sweep(hidden: Tensor, targets: Tensor, head: Rows, tiles: LossTiles, with_grad: bool) -> _Running:
-    tokens, vocab = hidden.shape[0], head.shape[0]
+    own, vocab = hidden.shape[0], head.shape[0]
+    hidden, targets = _filled_up(hidden, targets, tiles)
+    tokens = hidden.shape[0]
     running = _Running.start(hidden, with_grad)
     scratch = _Scratch(hidden, tiles, vocab)
     for first in range(0, vocab, tiles.vocab_rows):
@@ -115,7 +119,18 @@ def _sweep(hidden: Tensor, targets: Tensor, head: Rows, tiles: LossTiles, with_g
         for start in range(0, tokens, tiles.tokens):
             stop = min(start + tiles.tokens, tokens)
             _visit(running.rows(start, stop), hidden[start:stop], targets[start:stop] - first, weight, scratch)
-    return running
+    return running.rows(0, own)
+
+
+def _filled_up(hidden: Tensor, targets: Tensor, tiles: LossTiles) -> tuple[Tensor, Tensor]:
+    """With tokens that nobody looks at, up to a whole part of a tile: for each number of tokens the library compiles
+    two kernels, a megabyte that stays between the tensors of the heap.
+    """
+    part = max(1, tiles.tokens // _PARTS)
+    missing = -hidden.shape[0] % part
+    if not missing:
+        return hidden, targets
+    return torch.nn.functional.pad(hidden, (0, 0, 0, missing)), torch.nn.functional.pad(targets, (0, missing))
 
 
 def _visit(running: _Running, hidden: Tensor, local_targets: Tensor, weight: Tensor, scratch: _Scratch) -> None:

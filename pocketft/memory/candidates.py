@@ -224,8 +224,8 @@ class Candidates:
         return loss_cost(self.config.hidden_size, tiles, self._torch_dtype) * visits
 
     def _loss_bytes(self, tiles: LossTiles) -> int:
-        """Normed states, their loss rows and gradients; the running sums in fp32; one tile."""
-        hidden = 4 * self._step_hidden_bytes
+        """Normed states, their loss rows twice, and gradients; the running sums in fp32; one tile."""
+        hidden = 5 * self._step_hidden_bytes
         running = self.workload.tokens_per_step * self.config.hidden_size * 4
         return hidden + running + tile_bytes(tiles, self.config.hidden_size, self.itemsize)
 

@@ -24,6 +24,7 @@ _TOKENS = 512
 _WIDTH = 1024
 _DISK_BYTES = 64 << 20
 _READ_BYTES = 4 << 20
+_WRITE_BYTES = 1 << 20
 _USUAL_DISK_GB_PER_S = 0.8  # a plain SSD, where nothing can be written to find out
 
 
@@ -144,11 +145,12 @@ def _operation_us() -> float:
 
 def _disk_gb_per_s(folder: Path) -> float:
     """Of a large read that does not come from memory, where the system can be told to forget what it has written."""
-    block = memoryview(os.urandom(_DISK_BYTES // 64) * 64)
+    part = os.urandom(_WRITE_BYTES)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder, buffering=0) as file:
-            file.write(block)
+            for _ in range(_DISK_BYTES // _WRITE_BYTES):
+                file.write(part)
             os.fsync(file.fileno())
             if hasattr(os, "posix_fadvise"):
                 os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)

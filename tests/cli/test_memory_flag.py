@@ -102,8 +102,11 @@ def test_a_check_is_planned_inside_the_cap_or_refused(home: Path, adapters: list
     text.write_text("The bellows leak, and the reeds are out of tune again. " * 20)
     check = ("merge", *adapters, "-o", "merge", "--check", text, "--force", "--json", "--memory")
     smallest = pocketft("merge", *adapters, "-o", "merge").peak_bytes
-    ran = pocketft(*check, f"{smallest + 20 * MB}B")  # enough to merge, not for the libraries that score
-    assert ran.code == 2 and "no plan fits" in ran.errors[-1] and not ran.out
+    ran = pocketft(*check, f"{smallest + 20 * MB}B")  # enough to merge, and to score only where torch comes with CUDA
+    if ran.code == 0:
+        assert ran.peak_bytes <= smallest + 20 * MB
+    else:
+        assert ran.code == 2 and "no plan fits" in ran.errors[-1] and not ran.out
     ran = pocketft(*check, f"{ENOUGH}B")
     assert ran.code == 0, ran.errors
     assert json.loads(ran.out)["check"]["base_loss"] > 0 and ran.peak_bytes <= ENOUGH

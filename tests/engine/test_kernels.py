@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import weakref
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers.models.gemma3.modeling_gemma3 import Gemma3RMSNorm
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
@@ -120,6 +122,27 @@ def test_tiled_loss_equals_cross_entropy(
     torch.testing.assert_close(loss, expected.detach(), rtol=1e-5, atol=1e-4)
     torch.testing.assert_close(grad, expected_grad, rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(head_loss(hidden.detach(), targets, head, LossTiles(rows, tile)), loss)
+
+
+class _ShapesOfProducts(TorchDispatchMode):
+    """Notes how many rows the left side of each matrix product has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows: set[int] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func._schema.name == "aten::mm":
+            self.rows.add(args[0].shape[0])
+        return func(*args, **(kwargs or {}))
+
+
+def test_however_many_tokens_there_are_the_loss_multiplies_in_few_shapes() -> None:
+    head = as_affine4(torch.randn(40, 16))
+    with _ShapesOfProducts() as products:
+        for tokens in range(1, 100):
+            head_loss_and_grad(torch.randn(tokens, 16), torch.zeros(tokens, dtype=torch.int64), head, LossTiles(16, 64))
+    assert products.rows == {8, 16, 24, 32, 40, 48, 56, 64}
 
 
 def test_the_gradient_of_a_token_known_for_certain_is_small_not_noise() -> None:

@@ -67,10 +67,10 @@ GIVEN_BACK = """
 import resource, torch
 from pocketft.memory.allocator import keep_freed_memory
 from pocketft.memory.guard import Guard, hard_limit
-from pocketft.memory.meter import rss_bytes
+from pocketft.memory.meter import rss_bytes, status_bytes
 cap = rss_bytes() + (300 << 20)
 if {persons}:
-    resource.setrlimit(resource.RLIMIT_DATA, (cap, resource.RLIM_INFINITY))
+    resource.setrlimit(resource.RLIMIT_DATA, (status_bytes("VmData") + (300 << 20), resource.RLIM_INFINITY))
 guard = Guard(cap)
 keep_freed_memory()
 with hard_limit(cap):
