@@ -31,6 +31,13 @@ _ADVICE = {
 }
 
 
+def expanded(path: str) -> Path:
+    """A path as a person writes it: ~ is their home. The home of a stranger stays as it is written, and is then missing
+    like any other folder.
+    """
+    return Path(os.path.expanduser(path))
+
+
 @contextmanager
 def storage_errors(path: Path) -> Iterator[None]:
     """Turn an OSError that a person can do something about into one line."""

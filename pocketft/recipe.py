@@ -17,6 +17,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from pocketft.errors import PocketftError, RecipeError
+from pocketft.files import expanded
 from pocketft.memory.size import parse_size
 from pocketft.recipe_text import Lines, NotAValue, read_lines, read_value
 
@@ -219,7 +220,7 @@ def _find(name: str) -> Path:
     shipped = shipped_recipes()
     if name in shipped:
         return shipped[name]
-    path = Path(name).expanduser()
+    path = expanded(name)
     if os.path.isdir(path):
         raise RecipeError([f"{name} is a folder; name a YAML file or one of: {', '.join(shipped)}"], where=name)
     if not os.path.exists(path):  # unlike Path.exists it answers for a name that is too long

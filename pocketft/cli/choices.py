@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pocketft.errors import UsageError
+from pocketft.files import expanded
 
 if TYPE_CHECKING:
     from pocketft.recipe import Recipe
@@ -73,7 +74,7 @@ class Choices:
             kept = self.output_path() / "recipe.yaml"
             name = kept if kept.is_file() else None
         if name is None and self.init is not None:
-            name = Path(self.init).expanduser() / "recipe.yaml"
+            name = expanded(self.init) / "recipe.yaml"
             if not name.is_file():
                 raise UsageError(
                     f"{self.init} is no common start: it has no recipe.yaml; `pocketft init-group` makes one"
@@ -85,7 +86,7 @@ class Choices:
             "data.secrets": self.secrets,
             "memory.max": self.memory,
             "training.seed": self.seed,
-            "lora.init": self.init and str(Path(self.init).expanduser()),
+            "lora.init": self.init and str(expanded(self.init)),
         }
         recipe = load_recipe(name, self.overrides, flags)
         allow_hub_for(recipe.model.name)
@@ -93,14 +94,14 @@ class Choices:
 
     def output_path(self) -> Path:
         if self.output is not None:
-            return Path(self.output).expanduser()
+            return expanded(self.output)
         if self.resume:
             raise UsageError("--resume continues a run: name its folder with --output (`pocketft runs` lists them)")
         return default_output(self.data)
 
 
 def existing_paths(names: Sequence[str]) -> tuple[Path, ...]:
-    paths = tuple(Path(name).expanduser() for name in names)
+    paths = tuple(expanded(name) for name in names)
     missing = [str(path) for path in paths if not os.path.exists(path)]  # a name that is too long is missing, too
     if missing:
         raise UsageError(f"no such file or folder: {', '.join(missing)}; name files or folders of text")
@@ -109,7 +110,7 @@ def existing_paths(names: Sequence[str]) -> tuple[Path, ...]:
 
 def default_output(data: Sequence[str], folder: Path = Path("runs")) -> Path:
     """runs/<first data name>-<date>-<time>; a second run in the same second gets a number."""
-    name = Path(data[0]).expanduser().resolve().stem if data else ""
+    name = expanded(data[0]).resolve().stem if data else ""
     name = re.sub(r"[^\w.-]+", "-", name).strip("-.")[:40] or "run"
     path = folder / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
     number = 2

@@ -17,7 +17,7 @@ from pocketft.cli.choices import Choices, existing_paths
 from pocketft.cli.console import duration, facts, notice, print_json, reporter, table
 from pocketft.cli.run_options import choosing
 from pocketft.errors import UsageError
-from pocketft.files import atomic_path
+from pocketft.files import atomic_path, expanded
 
 data_app = typer.Typer(help="Your text: what can be read, and what would be learned from it.")
 
@@ -70,7 +70,7 @@ def export(
 ) -> None:
     """Write the documents as they would be learned, as JSON Lines."""
     paths = existing_paths(choices.data)
-    target = None if output is None else _free_file(Path(output).expanduser(), force=force)
+    target = None if output is None else _free_file(expanded(output), force=force)
     chosen = choices.resolved_recipe()
     from pocketft.data.documents import ReadReport
     from pocketft.data.export import write_documents

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from enum import Enum
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -11,6 +10,7 @@ import typer
 from pocketft.cli import options
 from pocketft.cli.choices import cap_bytes, existing_paths
 from pocketft.cli.console import facts, print_json, reporter
+from pocketft.files import expanded
 from pocketft.memory.size import format_size
 
 
@@ -79,7 +79,7 @@ def export(
     request = ExportRequest(
         run=folder,
         to=to.value,
-        output=Path(output).expanduser(),
+        output=expanded(output),
         guard=guard,
         quantize=quantize and quantize.value,
         dtype=dtype and dtype.value,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -10,6 +9,7 @@ import typer
 from pocketft.cli import options
 from pocketft.cli.choices import Choices, cap_bytes
 from pocketft.cli.console import facts, print_json, reporter
+from pocketft.files import expanded
 
 
 def init_group(
@@ -24,7 +24,7 @@ def init_group(
 ) -> None:
     """Write one LoRA initialisation and recipe for devices that will merge what they learn."""
     chosen = Choices([], model=model, recipe=recipe, overrides=overrides or (), seed=seed).resolved_recipe()
-    output, cap = Path(folder).expanduser(), cap_bytes(memory or chosen.memory.max)
+    output, cap = expanded(folder), cap_bytes(memory or chosen.memory.max)
     from pocketft.adapters.folder import check_output
     from pocketft.adapters.group import write_group
     from pocketft.adapters.state import BaseIdentity

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pocketft.cli import options
 from pocketft.cli.console import colours, facts, print_json, table
+from pocketft.files import expanded
 from pocketft.memory.size import format_size
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def inspect(
     from pocketft.adapters.inspect import compare, inspect_adapter
     from pocketft.adapters.merge_files import read_adapters
 
-    states = read_adapters([Path(name).expanduser() for name in adapters])
+    states = read_adapters([expanded(name) for name in adapters])
     reports = [inspect_adapter(state) for state in states]
     comparison = compare(states) if len(states) > 1 else None
     if json:

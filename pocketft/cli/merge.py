@@ -13,6 +13,7 @@ from pocketft.cli import options
 from pocketft.cli.choices import cap_bytes, existing_paths
 from pocketft.cli.console import Report, facts, print_json, reporter, table
 from pocketft.errors import UsageError
+from pocketft.files import expanded
 
 if TYPE_CHECKING:
     from pocketft.adapters.check import CheckReport, Scorer
@@ -97,7 +98,7 @@ def merge(
     json: options.Json = False,
 ) -> None:
     """Combine adapters from several devices into one, without loading the base model."""
-    paths, texts = [Path(name).expanduser() for name in adapters], existing_paths(check or [])
+    paths, texts = [expanded(name) for name in adapters], existing_paths(check or [])
     if model is not None and not texts:
         raise UsageError("--model says what to score on; give the text with --check")
     shares, limit, cap = _weights(weights), _clip(clip), cap_bytes(memory)
@@ -126,7 +127,7 @@ def merge(
     with reporter("merge") as report:
         outcome = merge_files(
             paths,
-            Path(output).expanduser(),
+            expanded(output),
             settings,
             score=_scorer(texts, model, cap, report) if texts else None,
             force=force,

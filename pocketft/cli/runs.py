@@ -12,6 +12,7 @@ import typer
 from pocketft.cli import options
 from pocketft.cli.console import notice, print_json, table
 from pocketft.errors import UsageError
+from pocketft.files import expanded
 
 
 def runs(
@@ -19,7 +20,7 @@ def runs(
     json: options.Json = False,
 ) -> None:
     """List runs and how good each is."""
-    root = Path(folder).expanduser()
+    root = expanded(folder)
     if not root.is_dir():
         if folder != "runs":
             raise UsageError(f"no such folder: {folder}; name the one that holds your runs")

@@ -53,7 +53,7 @@ class Location:
 def cache_home() -> Path:
     """Absolute: what is prepared there, is prepared by a process that runs in another folder."""
     home = os.environ.get("POCKETFT_HOME")
-    return Path(home).expanduser().absolute() if home else Path.home() / ".cache" / "pocketft"
+    return files.expanded(home).absolute() if home else Path.home() / ".cache" / "pocketft"
 
 
 def locate(name_or_path: str) -> Location:
@@ -63,7 +63,7 @@ def locate(name_or_path: str) -> Location:
         return Location(entry.name, "catalog", cache_home() / "models" / entry.name / entry.file, entry)
     if name_or_path.startswith(HUB_PREFIX):
         return Location(name_or_path, "hub")
-    path = Path(name_or_path).expanduser()
+    path = files.expanded(name_or_path)
     if os.path.isfile(path):  # unlike Path.is_file it answers for a name that is too long
         return Location(str(path.resolve()), "gguf", path.resolve())
     if os.path.isdir(path):
