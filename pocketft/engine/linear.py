@@ -13,7 +13,7 @@ products run in the dtype of x. Knows nothing of blocks, files or PEFT.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -103,16 +103,15 @@ class _GroupProduct(torch.autograd.Function):
         ctx: Any, x: Tensor, group: LinearGroup, loras: tuple[Lora | None, ...], *parameters: Tensor
     ) -> tuple[Tensor, ...]:
         rows = x.reshape(-1, x.shape[-1])  # (N, in)
-        y = _base_product(rows, group)  # (N, sum of out)
-        outputs = y.split(group.out_features, dim=1)
+        outputs = _base_product(rows, group).split(group.out_features, dim=1)
         hidden = []
-        for position, (lora, output) in enumerate(zip(loras, outputs, strict=True)):
-            if lora is None:
-                continue
-            h = _dropped(rows, lora, group, position) @ lora.a.to(x.dtype).t()  # (N, r)
+        for share in _shares(rows, loras, group, group.dropout_seeds):
+            h = share.seen(rows) @ share.a(x.dtype).t()  # (N, R)
             hidden.append(h)
-            if not group.output_unused:
-                output.addmm_(h, lora.b.to(x.dtype).t(), alpha=lora.scaling)
+            if group.output_unused:
+                continue
+            for (position, lora), part in zip(share.adapters, h.split(share.ranks, dim=1), strict=True):
+                outputs[position].addmm_(part, lora.b.to(x.dtype).t(), alpha=lora.scaling)
         ctx.group, ctx.loras, ctx.seeds = group, loras, group.dropout_seeds
         ctx.save_for_backward(x, *hidden)
         return tuple(output.view(*x.shape[:-1], -1) for output in outputs)
@@ -124,24 +123,55 @@ class _GroupProduct(torch.autograd.Function):
         rows = x.reshape(-1, x.shape[-1])
         grads = [g.reshape(-1, g.shape[-1]) for g in grad_outputs]  # (N, out_i) each
         dx = _base_backward(grads, group) if ctx.needs_input_grad[0] else None
-        parameter_grads: list[Tensor | None] = []
-        waiting = iter(hidden)
-        for position, (lora, dy) in enumerate(zip(ctx.loras, grads, strict=True)):
-            if lora is None:
-                continue
-            g = (dy @ lora.b.to(dy.dtype)).mul_(lora.scaling)  # (N, r)
-            mask = _dropout_mask(rows, lora, group, position, ctx.seeds)
-            dropped = rows if mask is None else rows * mask
-            parameter_grads.append((g.t() @ dropped).float())
-            db = next(waiting).t() @ dy  # (r, out): several times faster than its transpose, which is long and thin
-            parameter_grads.append(db.t().float().mul_(lora.scaling))
-            if dx is None:
-                continue
-            if mask is None:
-                dx.addmm_(g, lora.a.to(dy.dtype))
-            else:
-                dx += (g @ lora.a.to(dy.dtype)) * mask
+        parameter_grads: list[Tensor] = []
+        for share, h in zip(_shares(rows, ctx.loras, group, ctx.seeds), hidden, strict=True):
+            dh = [(grads[p] @ lora.b.to(x.dtype)).mul_(lora.scaling) for p, lora in share.adapters]  # (N, r) each
+            g = torch.cat(dh, dim=1)
+            da = (g.t() @ share.seen(rows)).float().split(share.ranks)  # (r, in) each
+            for (position, lora), part, own in zip(share.adapters, h.split(share.ranks, dim=1), da, strict=True):
+                db = part.t() @ grads[position]  # (r, out): several times faster than its transpose, long and thin
+                parameter_grads += (own, db.t().float().mul_(lora.scaling))
+            if dx is not None:
+                share.add_back(g, dx)
         return (None if dx is None else dx.view_as(x), None, None, *parameter_grads)
+
+
+@dataclass(frozen=True)
+class _Share:
+    """Adapters that see the very same input: their A stand on top of each other, R rows in all, in one product.
+
+    All of a group, unless dropout hides other numbers from each. `mask` (N, in) is None without dropout.
+    """
+
+    adapters: tuple[tuple[int, Lora], ...]  # with their positions in the group
+    mask: Tensor | None
+
+    @property
+    def ranks(self) -> list[int]:
+        return [lora.a.shape[0] for _, lora in self.adapters]
+
+    def a(self, dtype: torch.dtype) -> Tensor:
+        return torch.cat([lora.a for _, lora in self.adapters]).to(dtype)  # (R, in)
+
+    def seen(self, rows: Tensor) -> Tensor:
+        return rows if self.mask is None else rows * self.mask
+
+    def add_back(self, dh: Tensor, dx: Tensor) -> None:
+        """dh (N, R): the scaled gradient of what A gives; its way back to the input is added to `dx`."""
+        if self.mask is None:
+            dx.addmm_(dh, self.a(dx.dtype))
+        else:
+            dx += (dh @ self.a(dx.dtype)) * self.mask
+
+
+def _shares(rows: Tensor, loras: Sequence[Lora | None], group: LinearGroup, seeds: tuple[int, ...]) -> Iterator[_Share]:
+    adapters = [(position, lora) for position, lora in enumerate(loras) if lora is not None]
+    if not any(lora.dropout and seeds for _, lora in adapters):
+        if adapters:
+            yield _Share(tuple(adapters), None)
+        return
+    for position, lora in adapters:
+        yield _Share(((position, lora),), _dropout_mask(rows, lora, group, position, seeds))
 
 
 def _base_product(rows: Tensor, group: LinearGroup) -> Tensor:
@@ -159,11 +189,6 @@ def _base_backward(grads: list[Tensor], group: LinearGroup) -> Tensor:
     for dy, weight in zip(grads[1:], weights[1:], strict=True):
         dx.addmm_(dy, weight)
     return dx
-
-
-def _dropped(rows: Tensor, lora: Lora, group: LinearGroup, position: int) -> Tensor:
-    mask = _dropout_mask(rows, lora, group, position, group.dropout_seeds)
-    return rows if mask is None else rows * mask
 
 
 def _dropout_mask(rows: Tensor, lora: Lora, group: LinearGroup, position: int, seeds: tuple[int, ...]) -> Tensor | None:

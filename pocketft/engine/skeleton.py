@@ -24,6 +24,7 @@ from pocketft.engine.linear import FrozenLinear, LinearGroup
 from pocketft.engine.norm import replace_rms_norms
 from pocketft.engine.packed import PackedTensor, Rows, dequantize
 from pocketft.engine.residency import BlockWeights, GroupWeights
+from pocketft.engine.rotary import replace_rotations
 from pocketft.engine.weights import StreamedRows, WeightSource
 
 
@@ -71,6 +72,7 @@ def build_skeleton(
     names = {module: name for name, module in model.named_modules()}
     _load_small_tensors(model, source, biases, dtype, device)
     replace_rms_norms(decoder)
+    replace_rotations(decoder)
     embedding, head = _pack_ends(model, source, dtype, device, stream_ends)
     blocks, ends = [], []
     for index, (layer, arguments) in enumerate(zip(layers, _probe_arguments(decoder, dtype, device), strict=True)):

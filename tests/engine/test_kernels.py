@@ -11,14 +11,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from transformers.models.gemma3 import modeling_gemma3 as Gemma3
 from transformers.models.gemma3.modeling_gemma3 import Gemma3RMSNorm
+from transformers.models.glm.modeling_glm import GlmAttention
+from transformers.models.llama import modeling_llama as Llama
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
+from transformers.models.phi3 import modeling_phi3 as Phi3
 
 from pocketft.engine import attention
 from pocketft.engine.attention import TILE_ROWS, tiled_attention, tiled_mask
 from pocketft.engine.linear import FrozenLinear, LinearGroup, Lora
 from pocketft.engine.loss import LossTiles, head_loss, head_loss_and_grad
 from pocketft.engine.norm import FrozenRMSNorm, replace_rms_norms
+from pocketft.engine.rotary import replace_rotations
 from tests.engine.memory_source import as_affine4, unpacked
 
 
@@ -151,6 +156,34 @@ def test_the_gradient_of_a_token_known_for_certain_is_small_not_noise() -> None:
     hidden[0, 7] = 40.0  # p(7) = 1 - 31 exp(-40)
     _, grad = head_loss_and_grad(hidden, torch.tensor([7]), head, LossTiles(8, 1))
     assert grad.abs().max() < 1e-15
+
+
+@pytest.mark.parametrize("heads", [Llama, Gemma3, Phi3])
+def test_rotations_are_replaced_in_the_module_and_nowhere_else(heads: Any) -> None:
+    theirs = heads.apply_rotary_pos_emb
+    q, k = (torch.randn(2, 5, n, 16).transpose(1, 2).requires_grad_() for n in (4, 2))
+    cos, sin, dq, dk = torch.randn(2, 5, 16), torch.randn(2, 5, 16), torch.randn(2, 4, 5, 16), torch.randn(2, 2, 5, 16)
+    expected = torch.autograd.grad(theirs(q, k, cos, sin), (q, k), (dq, dk))
+    attention = next(c for name, c in vars(heads).items() if name.endswith("Attention"))
+    module = attention.__new__(attention)
+    nn.Module.__init__(module)
+    replace_rotations(module)
+    ours = module.forward.__globals__["apply_rotary_pos_emb"]
+    assert ours is not theirs and heads.apply_rotary_pos_emb is theirs
+    rotated = ours(q, k, cos, sin)
+    for a, b in zip(rotated, theirs(q, k, cos, sin), strict=True):
+        torch.testing.assert_close(a, b)
+    for a, b in zip(torch.autograd.grad(rotated, (q, k), (dq, dk)), expected, strict=True):
+        torch.testing.assert_close(a, b)
+    half = cos.bfloat16(), sin.bfloat16()  # another dtype than the queries: theirs decides what comes out
+    assert all(torch.equal(a, b) for a, b in zip(ours(q, k, *half), theirs(q, k, *half), strict=True))
+
+
+def test_a_rotation_of_another_kind_is_left_alone() -> None:
+    module = GlmAttention.__new__(GlmAttention)  # turns neighbours, not halves
+    nn.Module.__init__(module)
+    replace_rotations(module)
+    assert "forward" not in vars(module)
 
 
 @pytest.mark.parametrize("original", [LlamaRMSNorm(24, eps=1e-5), Gemma3RMSNorm(24, eps=1e-6)])
