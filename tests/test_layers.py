@@ -33,6 +33,7 @@ FLOOR = {
 BESIDE = {
     ("recipe", "recipe_text"),
     ("recipe", "memory"),
+    ("libraries", "memory"),  # what importing has touched is given back at once
     ("files", "errors"),
     ("models", "child"),
     ("data", "child"),

@@ -12,7 +12,7 @@ Knows nothing of models beyond the interface's arguments.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -52,9 +52,12 @@ class Tile:
 
 @dataclass(frozen=True)
 class TiledMask:
-    """`tiles` cover all rows of queries."""
+    """`tiles` cover all rows of queries. With `keep`, probabilities wait for the backward pass, (B, H, S, T) without
+    what a tile leaves out, instead of being computed again.
+    """
 
     tiles: tuple[Tile, ...]
+    keep: bool = False
 
     def part(self, rows: slice) -> TiledMask:
         """For these rows of the batch."""
@@ -72,7 +75,7 @@ class TiledMask:
         return self._with(lambda bias: bias.to(device))
 
     def _with(self, change: Callable[[Tensor], Tensor]) -> TiledMask:
-        return TiledMask(tuple(replace(tile, bias=change(tile.bias)) for tile in self.tiles))
+        return replace(self, tiles=tuple(replace(tile, bias=change(tile.bias)) for tile in self.tiles))
 
 
 def tiled_mask(**arguments: Any) -> TiledMask:
@@ -128,25 +131,27 @@ def tiled_attention(
 
 
 class _TiledAttention(torch.autograd.Function):
-    """o = softmax(scale q kT + mask) v. Saves q, k, v only; H = KV * G query heads share KV key heads."""
+    """o = softmax(scale q kT + mask) v. H = KV * G query heads share KV key heads."""
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: TiledMask, scale: float) -> Tensor:
-        ctx.save_for_backward(query, key, value)
-        ctx.mask, ctx.scale = mask, scale
+        kept: list[Tensor] | None = [] if mask.keep and any(ctx.needs_input_grad) else None
         out = query.new_empty(query.shape[0], query.shape[2], query.shape[1], query.shape[3])  # (B, S, H, D)
         for part in _parts(query, key):
-            _attend(query[part], key[part], value[part], mask.part(part), scale, out[part])
+            _attend(query[part], key[part], value[part], mask.part(part), scale, out[part], kept)
+        ctx.save_for_backward(query, key, value, *(kept or ()))
+        ctx.mask, ctx.scale = mask, scale
         return out
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
-        query, key, value = ctx.saved_tensors
+        query, key, value, *kept = ctx.saved_tensors
         grad_out = grad_outputs[0].transpose(1, 2)  # (B, H, S, D)
         dq, dk, dv = (torch.empty_like(t, memory_format=torch.contiguous_format) for t in (query, key, value))
+        waiting = iter(kept)
         for part in _parts(query, key):
             q, k, v, do = query[part], key[part], value[part], grad_out[part]
-            _attend_backward(q, k, v, do, ctx.mask.part(part), ctx.scale, dq[part], dk[part], dv[part])
+            _attend_backward(q, k, v, do, ctx.mask.part(part), ctx.scale, waiting, dq[part], dk[part], dv[part])
         return dq, dk, dv, None, None
 
 
@@ -158,13 +163,17 @@ def _parts(query: Tensor, key: Tensor) -> list[slice]:
     return [slice(start, start + step) for start in range(0, batch, step)]
 
 
-def _attend(query: Tensor, key: Tensor, value: Tensor, mask: TiledMask, scale: float, out: Tensor) -> None:
-    """Write softmax(scale q kT + mask) v into `out`, (B, S, H, D)."""
+def _attend(
+    query: Tensor, key: Tensor, value: Tensor, mask: TiledMask, scale: float, out: Tensor, kept: list[Tensor] | None
+) -> None:
+    """Write softmax(scale q kT + mask) v into `out`, (B, S, H, D). `kept` takes the probabilities of each tile."""
     heads = _Heads(query, key)
     k, v = heads.keys(key), heads.keys(value)
     grouped = out.unflatten(2, (heads.kv, heads.group))  # (B, S, KV, G, D)
     for tile in mask.tiles:
         probabilities = _probabilities(heads, heads.tile(query, tile) * scale, k, tile)
+        if kept is not None:
+            kept.append(probabilities)
         o = torch.bmm(probabilities, v[:, tile.key_start : tile.key_stop])  # (B*KV, G*R, D)
         o = o.view(heads.batch, heads.kv, heads.group, -1, heads.dim)
         grouped[:, tile.row_start : tile.row_stop] = o.permute(0, 3, 1, 2, 4)
@@ -177,11 +186,14 @@ def _attend_backward(
     grad_out: Tensor,
     mask: TiledMask,
     scale: float,
+    kept: Iterator[Tensor],
     dq: Tensor,
     dk: Tensor,
     dv: Tensor,
 ) -> None:
-    """Write the gradients of query, key and value, in their shapes, from that of the output, (B, H, S, D)."""
+    """Write the gradients of query, key and value, in their shapes, from that of the output, (B, H, S, D). `kept` gives
+    the probabilities of each tile, or nothing.
+    """
     heads = _Heads(query, key)
     k, v = heads.keys(key), heads.keys(value)
     k_sum = torch.zeros_like(k, dtype=torch.float32)  # sums over tiles are kept in fp32
@@ -190,7 +202,9 @@ def _attend_backward(
         seen = slice(tile.key_start, tile.key_stop)
         q = heads.tile(query, tile) * scale
         do = heads.tile(grad_out, tile)
-        p = _probabilities(heads, q, k, tile)  # (B*KV, G*R, N)
+        p = next(kept, None)
+        if p is None:
+            p = _probabilities(heads, q, k, tile)  # (B*KV, G*R, N)
         v_sum[:, seen] += torch.bmm(p.transpose(1, 2), do)
         dp = torch.bmm(do, v[:, seen].transpose(1, 2))
         ds = torch._softmax_backward_data(dp, p, -1, p.dtype)
@@ -218,6 +232,11 @@ class _Heads:
 
     def tile(self, tensor: Tensor, tile: Tile) -> Tensor:
         return self.tile_view(tensor, tile).reshape(self.batch * self.kv, -1, self.dim)  # (B*KV, G*R, D)
+
+
+def keeping_probabilities(arguments: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of a layer, with a mask that says so."""
+    return {name: replace(v, keep=True) if isinstance(v, TiledMask) else v for name, v in arguments.items()}
 
 
 def _probabilities(heads: _Heads, scaled_q: Tensor, k: Tensor, tile: Tile) -> Tensor:

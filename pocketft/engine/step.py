@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pocketft.engine.attention import keeping_probabilities
 from pocketft.engine.batch import IGNORE, MicroBatch
 from pocketft.engine.inputs import BlockInputs, InFile, InMemory
 from pocketft.engine.loss import LossTiles, head_loss, head_loss_and_grad, head_token_losses
@@ -30,13 +31,15 @@ def _nothing() -> None:
 class StepSettings:
     """How a step is carried out; none of it but `dropout_seed` changes the result.
 
-    `kept_blocks` blocks, the last ones, keep their autograd graph instead of being computed again. `at_border` is
+    `kept_blocks` blocks, the last ones, keep their autograd graph instead of being computed again; with
+    `keep_attention` its probabilities are a part of each graph, and else computed from queries and keys. `at_border` is
     called between blocks, where a guard may look at the memory and raise. `spill_to` is an open file for the inputs
     of blocks. `dropout_seed` 0 means no dropout.
     """
 
     loss_tiles: LossTiles = field(default_factory=LossTiles)
     kept_blocks: int = 0
+    keep_attention: bool = False
     spill_to: int | None = None
     dropout_seed: int = 0
     at_border: Callable[[], None] = _nothing
@@ -70,6 +73,9 @@ def train_step(model: EngineModel, micro_batches: Sequence[MicroBatch], settings
     if loss_tokens == 0:
         raise ValueError("no token of this step carries loss")
     passes = _start(model, micro_batches, settings.dropout_seed)
+    if settings.keep_attention:
+        for one in passes:
+            one.arguments = [keeping_probabilities(arguments) for arguments in one.arguments]
     settings.at_border()
     inputs: BlockInputs = InMemory() if settings.spill_to is None else InFile(settings.spill_to)
     for index in model.residency.sweep(range(len(model.layers))):

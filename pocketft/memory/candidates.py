@@ -42,16 +42,31 @@ TILES = (LossTiles(4096, 512), LossTiles(2048, 256), LossTiles(1024, 128), LossT
 _TIGHT_SLOWER = 1.1
 _TIGHT_GAP_BYTES = 14 << 20  # in small pieces, which stay in the heap
 _SPILL_S_PER_BYTE = 2.5e-9  # written to the page cache and read back
-# tight allocator, inputs in a file, embedding and head read as needed: what costs most comes last
-_FRUGALITY = [
-    (tight, spill, ends)
-    for ends in (False, True)
-    for tight in (False, True)
-    for spill in (((False, True) if not ends else (True,)) if CAN_SPILL else (False,))
-]
 _TOGETHER_TOKENS = 4096  # more rows than this together gain nothing: the fixed cost of operations is gone by then
 _SHARES = 8  # kept graphs and mixed residences are tried in eighths of the blocks
 _OPTIMIZER_BYTES_MOVED = 28  # of one number: gradient, parameter and two moments read, three written, fp32
+
+
+@dataclass(frozen=True)
+class Habits:
+    """What a plan does with memory besides its weights and graphs."""
+
+    keep_attention: bool = False
+    tight: bool = False
+    spill: bool = False
+    stream_ends: bool = False
+
+
+# what costs most comes last; attention is kept where nothing is spared
+_HABITS = [
+    Habits(keep_attention=True),
+    *(
+        Habits(False, tight, spill, ends)
+        for ends in (False, True)
+        for tight in (False, True)
+        for spill in (((False, True) if not ends else (True,)) if CAN_SPILL else (False,))
+    ),
+]
 
 
 @dataclass(frozen=True)
@@ -79,7 +94,8 @@ class Candidates:
         self.config, self.source, self.lora = config, source, lora
         self.workload, self.profile, self.dtype = workload, profile, dtype
         self.itemsize = self._torch_dtype.itemsize
-        self._footprints: dict[int, Footprint] = {}
+        self._footprints: dict[tuple[int, bool], Footprint] = {}
+        self._habits = [habits for habits in _HABITS if not (workload.forward_only and habits.keep_attention)]
         names = [name for name in source.block_names() if name.startswith("block.")]
         specs = [source.block_spec(name) for name in names]
         self._packed = [spec.nbytes for spec in specs]
@@ -89,7 +105,8 @@ class Candidates:
         self._ends_bytes, self._head_bytes = sum(ends), ends[-1]
         self._mixes = [self._mix(residences) for residences in _residence_mixes(len(specs))]
         for micro_batch in self.micro_batches:
-            self._footprint(micro_batch)  # imports the model's code, which then counts as what it is
+            for keep_attention in {habits.keep_attention for habits in self._habits}:
+                self._measure(micro_batch, keep_attention)  # imports the model's code, which then counts as what it is
         self._loss_costs = {tiles: self._loss_cost(tiles) for tiles in TILES}
         release_freed_memory()  # of whatever this process did before
         release_code()
@@ -117,8 +134,8 @@ class Candidates:
             for kept in self._kept_choices:
                 for tiles in TILES:
                     for mix in self._mixes:
-                        for frugality in _FRUGALITY:
-                            yield self._plan(micro_batch, mix, kept, tiles, frugality, cap_bytes)
+                        for habits in self._habits:
+                            yield self._plan(micro_batch, mix, kept, tiles, habits, cap_bytes)
 
     @property
     def _torch_dtype(self) -> torch.dtype:
@@ -136,12 +153,10 @@ class Candidates:
         """Hidden states of all tokens of a step, once."""
         return self.workload.tokens_per_step * self.config.hidden_size * self.itemsize
 
-    def _footprint(self, micro_batch: int) -> Footprint:
-        if micro_batch not in self._footprints:
-            shape = (micro_batch, self.workload.row_tokens)
-            footprint = measure_footprint(self.config, self.source, self.lora, shape, self._torch_dtype)
-            self._footprints[micro_batch] = footprint
-        return self._footprints[micro_batch]
+    def _measure(self, micro_batch: int, keep_attention: bool) -> None:
+        shape = (micro_batch, self.workload.row_tokens)
+        footprint = measure_footprint(self.config, self.source, self.lora, shape, self._torch_dtype, keep_attention)
+        self._footprints[micro_batch, keep_attention] = footprint
 
     def _plan(
         self,
@@ -149,26 +164,24 @@ class Candidates:
         mix: Mix,
         kept: int,
         tiles: LossTiles,
-        frugality: tuple[bool, bool, bool],
+        habits: Habits,
         cap_bytes: int,
     ) -> Plan:
-        tight, spill, stream_ends = frugality
-        footprint, forward_only = self._footprints[micro_batch], self.workload.forward_only
+        footprint, forward_only = self._footprints[micro_batch, habits.keep_attention], self.workload.forward_only
         micro_batches = -(-self.workload.rows_per_step // micro_batch)
+        backward_bytes = 0 if forward_only else footprint.backward_bytes
         rises = {
-            "block": footprint.forward_bytes
-            if forward_only
-            else max(footprint.forward_bytes, footprint.backward_bytes),
+            "block": max(footprint.forward_bytes, backward_bytes),
             "loss": self._loss_bytes(tiles),
             "kept": micro_batches * footprint.kept_bytes if kept else 0,
         }
         # gradients and optimizer beside the parameters; without training, the copy that is loaded from
         per_number = 8 if forward_only else 8 + self.workload.optimizer_bytes
-        held_inputs = 2 if forward_only or spill else len(mix.residences) + 1
+        held_inputs = 2 if forward_only or habits.spill else len(mix.residences) + 1
         components = {
             "imports": self.imports_bytes,
             "first_use": self.first_use_bytes,
-            "weights": self._ends_in_memory(stream_ends, micro_batch, tiles) + mix.weight_bytes,
+            "weights": self._ends_in_memory(habits.stream_ends, micro_batch, tiles) + mix.weight_bytes,
             "adapter": footprint.adapter_numbers * per_number,
             "block_inputs": held_inputs * self._step_hidden_bytes,
             "call_arguments": micro_batches * footprint.arguments_bytes,
@@ -176,25 +189,26 @@ class Candidates:
             "workspace": max(rises["block"], rises["loss"]),
             "cache": self.workload.cache_bytes,
         }
-        components["allocator"] = _gap_bytes(components, tight, some_recomputed=kept < len(mix.residences))
+        components["allocator"] = _gap_bytes(components, habits.tight, some_recomputed=kept < len(mix.residences))
         seconds = step_seconds(self._work(footprint, micro_batches, mix, kept, tiles), self.profile, self.dtype)
-        if tight:
+        if habits.tight:
             seconds *= _TIGHT_SLOWER
-        if spill:
+        if habits.spill:
             seconds += len(mix.residences) * self._step_hidden_bytes * _SPILL_S_PER_BYTE
-        if stream_ends:  # once a step, while nothing else is done
+        if habits.stream_ends:  # once a step, while nothing else is done
             seconds += self._head_bytes / (self.profile.disk_gb_per_s * 1e9)
         tokens_per_s = self.workload.tokens_per_step / seconds
         return Plan(
             micro_batch=micro_batch,
             residences=mix.residences,
             kept_blocks=kept,
+            keep_attention=habits.keep_attention,
             loss_tiles=tiles,
             compute_dtype=self.dtype,
             components=components,
-            tight_allocator=tight,
-            spill_inputs=spill,
-            stream_ends=stream_ends,
+            tight_allocator=habits.tight,
+            spill_inputs=habits.spill,
+            stream_ends=habits.stream_ends,
             rises=rises,
             cap_bytes=cap_bytes,
             tokens_per_s=tokens_per_s,

@@ -16,7 +16,7 @@ from peft import LoraConfig
 from torch import Tensor
 from transformers import PretrainedConfig
 
-from pocketft.engine.attention import TiledMask
+from pocketft.engine.attention import TiledMask, keeping_probabilities
 from pocketft.engine.lora import attach_lora, lora_parameters
 from pocketft.engine.loss import LossTiles, head_loss_and_grad
 from pocketft.engine.packed import PackedTensor
@@ -58,7 +58,12 @@ class _Block:
 
 
 def measure_footprint(
-    config: PretrainedConfig, source: WeightSource, lora: LoraConfig, shape: tuple[int, int], dtype: torch.dtype
+    config: PretrainedConfig,
+    source: WeightSource,
+    lora: LoraConfig,
+    shape: tuple[int, int],
+    dtype: torch.dtype,
+    keep_attention: bool = False,
 ) -> Footprint:
     """Run the block of each kind that has the largest adapter, on meta tensors. Reads no weights."""
     skeleton = build_skeleton(config, ShapesOnly(source), dtype, META)
@@ -68,6 +73,8 @@ def measure_footprint(
     embeds = torch.zeros(1, dtype=dtype).expand(batch, length, config.hidden_size)
     positions = torch.arange(length).expand(batch, -1)
     arguments = call_arguments(skeleton, embeds, positions)
+    if keep_attention:
+        arguments = [keeping_probabilities(one) for one in arguments]
     kinds = _largest_of_each_kind(config, skeleton)
     each = [(_measure_block(skeleton, i, shape, on_meta(arguments[i]), dtype), count) for i, count in kinds]
     return Footprint(

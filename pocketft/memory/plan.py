@@ -48,6 +48,7 @@ class Plan:
     micro_batch: int
     residences: tuple[Residence, ...]
     kept_blocks: int
+    keep_attention: bool  # with its graph, a block keeps the probabilities of its attention
     loss_tiles: LossTiles
     compute_dtype: str
     components: dict[str, int]
@@ -87,11 +88,12 @@ class Plan:
         kinds = {kind: self.residences.count(kind) for kind in RESIDENCES}
         weights = ", ".join(f"{count} {kind}" for kind, count in kinds.items() if count)
         again = len(self.residences) - self.kept_blocks
+        attention = ", attention kept" if self.keep_attention else ""
         allocator = "; memory given back at once" if self.tight_allocator else ""
         allocator += "; inputs of blocks in a file" if self.spill_inputs else ""
         allocator += "; embedding and head read as needed" if self.stream_ends else ""
         return (
-            f"{weights} blocks; {again} computed again for the gradient; "
+            f"{weights} blocks; {again} computed again for the gradient{attention}; "
             f"micro-batch {self.micro_batch}; {self.compute_dtype}{allocator}"
         )
 

@@ -167,6 +167,7 @@ class PlannedModel:
         return StepSettings(
             loss_tiles=self.plan.loss_tiles,
             kept_blocks=self.plan.kept_blocks,
+            keep_attention=self.plan.keep_attention,
             spill_to=None if self._spill is None else self._spill.fileno(),
             dropout_seed=seed,
             at_border=self.check_between_blocks,

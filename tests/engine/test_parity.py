@@ -175,10 +175,11 @@ def test_rows_of_embedding_and_head_read_as_needed_change_no_bit(name: str) -> N
 
 
 @pytest.mark.parametrize("name", ["llama-tied-biases", "gemma3"])
-def test_kept_graphs_change_nothing(name: str) -> None:
-    source = source_of(name, "f32")
-    model = engine_model(name, source, "mixed")
-    assert_same(model, [random_batch(8), random_batch(9)], name, source, StepSettings(TILES, kept_blocks=2))
+@pytest.mark.parametrize("keep_attention", [False, True])
+def test_kept_graphs_change_nothing(name: str, keep_attention: bool) -> None:
+    source, batches = source_of(name, "f32"), [random_batch(8, rows=3), random_batch(9)]
+    settings = StepSettings(TILES, kept_blocks=2, keep_attention=keep_attention)
+    assert_same(engine_model(name, source, "mixed"), batches, name, source, settings)
 
 
 def test_block_inputs_in_a_file_change_no_bit(tmp_path: Path) -> None:

@@ -91,7 +91,7 @@ def test_the_cap_is_kept_and_more_memory_is_never_slower(source: MemorySource) -
     plans = [plan_for(source, floor + extra * MB) for extra in (20, 60, 120, 300, 1000)]
     assert all(plan.predicted_peak_bytes <= plan.cap_bytes for plan in plans)
     assert [p.tokens_per_s for p in plans] == sorted(p.tokens_per_s for p in plans)
-    assert plans[-1].kept_blocks == 8 and set(plans[-1].residences) == {"dense"}
+    assert plans[-1].kept_blocks == 8 and plans[-1].keep_attention and set(plans[-1].residences) == {"dense"}
 
 
 def advised_cap_bytes(source: MemorySource) -> int:

@@ -19,6 +19,7 @@ def make(**changes: Any) -> Plan:
         micro_batch=4,
         residences=("dense",) * 4,
         kept_blocks=2,
+        keep_attention=False,
         loss_tiles=LossTiles(4096, 512),
         compute_dtype="float32",
         components={

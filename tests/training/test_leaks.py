@@ -71,7 +71,7 @@ def by_repeats(result: LeakResult) -> dict[int, Any]:
 def trained(world: World, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     root = tmp_path_factory.mktemp("leaks")
     text = notes_with_canaries(root / "text", notes=40, sentences=1)
-    settings = ("training.learning_rate=0.02", "training.epochs=12", "lora.r=16")
+    settings = ("training.learning_rate=0.01", "training.epochs=20", "lora.r=16")
     return text, train_on(str(world.base), text, root / "run", *settings)
 
 

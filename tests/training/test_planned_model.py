@@ -90,6 +90,7 @@ def plan(residences: tuple[Residence, ...], kept: int = 0, micro_batch: int = 2)
         micro_batch=micro_batch,
         residences=residences,
         kept_blocks=kept,
+        keep_attention=False,
         loss_tiles=LossTiles(),
         compute_dtype="float32",
         components={
