@@ -189,7 +189,7 @@ class Candidates:
             "workspace": max(rises["block"], rises["loss"]),
             "cache": self.workload.cache_bytes,
         }
-        components["allocator"] = _gap_bytes(components, habits.tight, some_recomputed=kept < len(mix.residences))
+        components["allocator"] = _gap_bytes(components, habits, some_recomputed=kept < len(mix.residences))
         seconds = step_seconds(self._work(footprint, micro_batches, mix, kept, tiles), self.profile, self.dtype)
         if habits.tight:
             seconds *= _TIGHT_SLOWER
@@ -269,15 +269,18 @@ def tile_bytes(tiles: LossTiles, hidden_size: int, itemsize: int) -> int:
     return tiles.tokens * tiles.vocab_rows * (itemsize + 4) + tiles.vocab_rows * hidden_size * (itemsize + 4)
 
 
-def _gap_bytes(components: dict[str, int], tight: bool, some_recomputed: bool) -> int:
+def _gap_bytes(components: dict[str, int], habits: Habits, some_recomputed: bool) -> int:
     """Freed memory that the allocator keeps (`allocator.py`), by what is allocated and freed again and again. Blocks
-    that are computed again find room in the gaps that graphs leave; where all graphs are kept, nothing does.
+    that are computed again find room in the gaps that graphs leave; where all graphs are kept, nothing does, but for
+    the attention's probabilities: the largest of what would be freed at once.
     """
     churn, kept = components["workspace"], components["kept_graphs"]
     inputs = components["block_inputs"] + components["call_arguments"]
-    if tight:
+    if habits.tight:
         return _TIGHT_GAP_BYTES + int(0.4 * churn + 0.15 * inputs + 0.05 * kept)
-    return int(churn + 0.2 * inputs + (0.1 if some_recomputed else 0.14) * kept)
+    if habits.keep_attention:
+        return int(0.2 * inputs + 0.09 * kept)
+    return int(0.7 * churn + 0.2 * inputs + (0.07 if some_recomputed else 0.14) * kept)
 
 
 def _residence_mixes(blocks: int) -> Iterator[tuple[Residence, ...]]:

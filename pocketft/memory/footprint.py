@@ -73,10 +73,9 @@ def measure_footprint(
     embeds = torch.zeros(1, dtype=dtype).expand(batch, length, config.hidden_size)
     positions = torch.arange(length).expand(batch, -1)
     arguments = call_arguments(skeleton, embeds, positions)
-    if keep_attention:
-        arguments = [keeping_probabilities(one) for one in arguments]
+    called = [keeping_probabilities(one) for one in arguments] if keep_attention else arguments
     kinds = _largest_of_each_kind(config, skeleton)
-    each = [(_measure_block(skeleton, i, shape, on_meta(arguments[i]), dtype), count) for i, count in kinds]
+    each = [(_measure_block(skeleton, i, shape, on_meta(called[i]), dtype), count) for i, count in kinds]
     return Footprint(
         max(block.forward_bytes for block, _ in each),
         max(block.backward_bytes for block, _ in each),
