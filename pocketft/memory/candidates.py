@@ -279,7 +279,7 @@ def _gap_bytes(components: dict[str, int], habits: Habits, some_recomputed: bool
     if habits.tight:
         return _TIGHT_GAP_BYTES + int(0.4 * churn + 0.15 * inputs + 0.05 * kept)
     if habits.keep_attention:
-        return int(0.2 * inputs + 0.09 * kept)
+        return int(0.2 * inputs + 0.08 * kept)
     return int(0.7 * churn + 0.2 * inputs + (0.07 if some_recomputed else 0.14) * kept)
 
 
