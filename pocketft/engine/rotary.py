@@ -1,5 +1,5 @@
-"""Rotary position embedding with a hand-written backward pass: what transformers writes as ten passes over queries and
-keys, forward and backward, in four.
+"""Rotary position embedding with a hand-written backward pass: what transformers writes as about fifteen passes over
+queries and keys, forward and backward, in four.
 
     y1 = x1 c1 - x2 s1        dx1 = g1 c1 + g2 s2
     y2 = x2 c2 + x1 s2        dx2 = g2 c2 - g1 s1        Su et al. 2021, for the two halves of a head
