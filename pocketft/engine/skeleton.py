@@ -17,6 +17,7 @@ import torch
 from accelerate import init_empty_weights
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PretrainedConfig
+from transformers.initialization import no_init_weights
 
 from pocketft.engine.attention import TiledMask, register_attention
 from pocketft.engine.embedding import PackedEmbedding, PackedHead
@@ -61,9 +62,7 @@ def build_skeleton(
 
     Raises UnsupportedModel for architectures whose mathematics the engine does not carry.
     """
-    with init_empty_weights(include_buffers=False):
-        model = AutoModelForCausalLM.from_config(config, attn_implementation=register_attention(), dtype=dtype)
-    model.requires_grad_(False).eval()
+    model = empty_model(config, dtype)
     decoder = model.get_decoder()
     _require_bare_head(model)
     _move_buffers(decoder, device)
@@ -83,6 +82,13 @@ def build_skeleton(
         blocks.append(_block_weights(f"block.{index}", groups, names))
         ends.append(end)
     return Skeleton(model, decoder, layers, tuple(blocks), tuple(ends), embedding, head)
+
+
+def empty_model(config: PretrainedConfig, dtype: torch.dtype) -> Any:
+    """transformers' model, its weights without numbers and never initialized: buffers are all it holds."""
+    with init_empty_weights(include_buffers=False), no_init_weights():
+        model = AutoModelForCausalLM.from_config(config, attn_implementation=register_attention(), dtype=dtype)
+    return model.requires_grad_(False).eval()
 
 
 def call_arguments(skeleton: Skeleton, embeds: Tensor, position_ids: Tensor) -> list[dict[str, Any]]:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from pocketft.engine.attention import keeping_probabilities
 from pocketft.engine.batch import IGNORE, MicroBatch
+from pocketft.engine.gradient import backward_from
 from pocketft.engine.inputs import BlockInputs, InFile, InMemory
 from pocketft.engine.loss import LossTiles, head_loss, head_loss_and_grad, head_token_losses
 from pocketft.engine.model import EngineModel
@@ -158,7 +159,7 @@ def _backward(model: EngineModel, index: int, one: _Pass, inputs: BlockInputs) -
         model.set_dropout_seeds(index, one.dropout_seeds)
         hidden = inputs.pop().detach().requires_grad_(index > model.first_adapted)
         output = _recompute(model, index, hidden, one.arguments[index])
-    output.backward(one.hidden)
+    backward_from(output, one.hidden)
     if index > model.first_adapted:
         assert hidden.grad is not None
         one.hidden = hidden.grad
@@ -194,7 +195,7 @@ def _loss_backward(model: EngineModel, passes: Sequence[_Pass], settings: StepSe
     for part, n, one in zip(grad.split([len(t) for _, t in picked]), normed, passes, strict=True):
         dn = torch.zeros_like(n)
         dn[_loss_mask(one.batch, n.device)] = part
-        n.backward(dn)
+        backward_from(n, dn)
         assert one.hidden.grad is not None
         one.hidden = one.hidden.grad
     return float(loss)

@@ -22,7 +22,8 @@ from pocketft.engine.loss import LossTiles
 from pocketft.engine.residency import Residence
 from pocketft.engine.weights import WeightSource
 from pocketft.memory.allocator import release_code, release_freed_memory
-from pocketft.memory.footprint import Footprint, loss_cost, measure_footprint
+from pocketft.memory.apart import done_apart
+from pocketft.memory.footprint import Footprint, import_model, loss_cost, measure_footprint
 from pocketft.memory.meter import rss_bytes
 from pocketft.memory.plan import Plan, Workload
 from pocketft.memory.profile import MachineProfile
@@ -94,7 +95,6 @@ class Candidates:
         self.config, self.source, self.lora = config, source, lora
         self.workload, self.profile, self.dtype = workload, profile, dtype
         self.itemsize = self._torch_dtype.itemsize
-        self._footprints: dict[tuple[int, bool], Footprint] = {}
         self._habits = [habits for habits in _HABITS if not (workload.forward_only and habits.keep_attention)]
         names = [name for name in source.block_names() if name.startswith("block.")]
         specs = [source.block_spec(name) for name in names]
@@ -104,10 +104,8 @@ class Candidates:
         ends = [source.block_spec(name).nbytes for name in ("embedding", "head") if name in source.block_names()]
         self._ends_bytes, self._head_bytes = sum(ends), ends[-1]
         self._mixes = [self._mix(residences) for residences in _residence_mixes(len(specs))]
-        for micro_batch in self.micro_batches:
-            for keep_attention in {habits.keep_attention for habits in self._habits}:
-                self._measure(micro_batch, keep_attention)  # imports the model's code, which then counts as what it is
-        self._loss_costs = {tiles: self._loss_cost(tiles) for tiles in TILES}
+        import_model(config)  # its code is in memory later, and counts as what it is
+        self._footprints, self._loss_costs = done_apart(self._measured)
         release_freed_memory()  # of whatever this process did before
         release_code()
         self.imports_bytes = rss_bytes()
@@ -153,10 +151,16 @@ class Candidates:
         """Hidden states of all tokens of a step, once."""
         return self.workload.tokens_per_step * self.config.hidden_size * self.itemsize
 
-    def _measure(self, micro_batch: int, keep_attention: bool) -> None:
-        shape = (micro_batch, self.workload.row_tokens)
-        footprint = measure_footprint(self.config, self.source, self.lora, shape, self._torch_dtype, keep_attention)
-        self._footprints[micro_batch, keep_attention] = footprint
+    def _measured(self) -> tuple[dict[tuple[int, bool], Footprint], dict[LossTiles, Cost]]:
+        """Footprints by micro-batch and whether attention is kept; what the loss costs by its tiles."""
+        footprints = {}
+        for micro_batch in self.micro_batches:
+            for keep in {habits.keep_attention for habits in self._habits}:
+                shape, dtype = (micro_batch, self.workload.row_tokens), self._torch_dtype
+                footprints[micro_batch, keep] = measure_footprint(
+                    self.config, self.source, self.lora, shape, dtype, keep
+                )
+        return footprints, {tiles: self._loss_cost(tiles) for tiles in TILES}
 
     def _plan(
         self,

@@ -17,10 +17,11 @@ from torch import Tensor
 from transformers import PretrainedConfig
 
 from pocketft.engine.attention import TiledMask, keeping_probabilities
+from pocketft.engine.gradient import backward_from
 from pocketft.engine.lora import attach_lora, lora_parameters
 from pocketft.engine.loss import LossTiles, head_loss_and_grad
 from pocketft.engine.packed import PackedTensor
-from pocketft.engine.skeleton import Skeleton, build_skeleton, call_arguments, on_device
+from pocketft.engine.skeleton import Skeleton, build_skeleton, call_arguments, empty_model, on_device
 from pocketft.engine.weights import BlockSpec, WeightSource
 from pocketft.memory.tally import Cost, Tally
 
@@ -109,9 +110,14 @@ def _measure_block(
     with Tally() as both:
         output = layer(hidden, **arguments)
         recompute = both.cost
-        output.backward(gradient)
+        backward_from(output, gradient)
     del output
     return _Block(forward.peak, both.peak, kept_bytes, forward.cost, recompute, both.cost + recompute * -1.0)
+
+
+def import_model(config: PretrainedConfig) -> None:
+    """Bring in transformers' code for this kind of model."""
+    empty_model(config, torch.float32)
 
 
 def loss_cost(hidden_size: int, tiles: LossTiles, dtype: torch.dtype) -> Cost:

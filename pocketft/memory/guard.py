@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -81,7 +82,7 @@ class Guard:
         return format_size(self.cap_bytes)
 
 
-OUT_OF_MEMORY = (MemoryCapError, MemoryError, RuntimeError, OSError)  # some of them: `is_out_of_memory` tells
+OUT_OF_MEMORY = (MemoryCapError, MemoryError, RuntimeError, OSError, UserWarning)  # some: `is_out_of_memory` tells
 _REFUSALS = (
     "can't allocate memory",  # torch
     "Cannot allocate memory",  # the system, in torch's words
@@ -123,7 +124,10 @@ def data_limit(cap_bytes: int) -> Iterator[None]:
     """
     previous = _lower_data_limit(cap_bytes)
     try:
-        yield
+        with warnings.catch_warnings():
+            # Refused memory for a product, oneDNN is not used again, and what comes in its place can be NaN.
+            warnings.filterwarnings("error", r"\w+ failed, switching to ", UserWarning)
+            yield
     finally:
         if previous is not None:
             import resource

@@ -134,6 +134,7 @@ class PlannedModel:
                     raise
             # Only here are the tensors of the failed attempt gone: they hang on the error.
             self._model.forget_pass()
+            torch.backends.mkldnn.set_flags(True)  # torch turns it off when it is refused memory
             for _, parameter in self.parameters():
                 parameter.grad = None
             self._be_frugal()

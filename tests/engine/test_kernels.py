@@ -20,6 +20,7 @@ from transformers.models.phi3 import modeling_phi3 as Phi3
 
 from pocketft.engine import attention
 from pocketft.engine.attention import TILE_ROWS, tiled_attention, tiled_mask
+from pocketft.engine.gradient import backward_from
 from pocketft.engine.linear import FrozenLinear, LinearGroup, Lora
 from pocketft.engine.loss import LossTiles, head_loss, head_loss_and_grad
 from pocketft.engine.norm import FrozenRMSNorm, replace_rms_norms
@@ -184,6 +185,14 @@ def test_a_rotation_of_another_kind_is_left_alone() -> None:
     nn.Module.__init__(module)
     replace_rotations(module)
     assert "forward" not in vars(module)
+
+
+def test_backward_from_a_known_gradient_gives_what_autograd_gives() -> None:
+    torch.manual_seed(0)
+    x, gradient = torch.randn(2, 3, 4, requires_grad=True), torch.randn(2, 3, 4)
+    (expected,) = torch.autograd.grad(x.exp(), x, gradient)
+    backward_from(x.exp(), gradient)
+    assert x.grad is not None and torch.equal(x.grad, expected)
 
 
 @pytest.mark.parametrize("original", [LlamaRMSNorm(24, eps=1e-5), Gemma3RMSNorm(24, eps=1e-6)])

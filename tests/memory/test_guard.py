@@ -5,11 +5,12 @@ from __future__ import annotations
 import errno
 import subprocess
 import sys
+import warnings
 
 import pytest
 
 from pocketft.errors import MemoryCapError
-from pocketft.memory.guard import Guard, is_out_of_memory
+from pocketft.memory.guard import Guard, hard_limit, is_out_of_memory
 from pocketft.memory.meter import rss_bytes
 
 MB = 1 << 20
@@ -92,3 +93,9 @@ def test_what_the_heap_gave_back_does_not_count_and_a_limit_of_the_persons_stays
     program = GIVEN_BACK.format(persons=persons)
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
     assert done.stdout == "went well\n", done.stderr
+
+
+def test_a_product_that_is_refused_memory_fails_instead_of_going_wrong() -> None:
+    """torch only warns, in these words, and goes on in another way that gives NaN."""
+    with pytest.raises(MemoryCapError, match="would have crossed the cap"), hard_limit(rss_bytes() + 1000 * MB):
+        warnings.warn("mkldnn_matmul failed, switching to baddbmm:could not create a primitive", stacklevel=1)
