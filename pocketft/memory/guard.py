@@ -18,8 +18,9 @@ from pocketft.memory.allocator import map_large_tensors, release_code, release_f
 from pocketft.memory.meter import peak_rss_bytes, rss_bytes, status_bytes
 from pocketft.memory.size import format_size
 
-# Address space that is reserved and hardly touched counts against RLIMIT_DATA: stacks of threads that start later.
-_UNTOUCHED_BYTES = 64 << 20
+# Address space that is reserved and hardly touched counts against RLIMIT_DATA. Between two looks, most in a first step,
+# oneDNN reserves 40 MB for code, of which it uses one, and a thread a stack and 64 MB for a heap of its own.
+_UNTOUCHED_BYTES = 128 << 20
 _our_limit: int | None = None  # as set last; another one is the person's and stays
 _NEAR = 0.95  # of the cap: a peak beyond it turns on frugality before the next one can be higher
 _ADVICE = "give a larger --memory"
@@ -35,6 +36,7 @@ class Guard:
         """Whether the cap is near, or would be crossed by `coming_bytes` more. Raises MemoryCapError if it was crossed
         since the last look: a crossing is never passed in silence.
         """
+        _renew_data_limit(self.cap_bytes)
         peak = peak_rss_bytes()
         if self.is_crossed:
             raise MemoryCapError(f"{format_size(peak)} were in use, more than the cap of {self._cap}; {_ADVICE}")
@@ -51,6 +53,11 @@ class Guard:
         release_code()
         _renew_data_limit(self.cap_bytes)
         return True
+
+    def after_refusal(self) -> None:
+        """Freed memory goes back; it may have been address space that was refused, and not memory."""
+        release_freed_memory()
+        _renew_data_limit(self.cap_bytes)
 
     def missing_bytes(self, coming_bytes: int) -> int:
         """How much more than the cap would be in use with `coming_bytes` more, all freed memory given back."""
@@ -171,8 +178,8 @@ def _lower_data_limit(cap_bytes: int) -> tuple[int, int] | None:
 
 
 def _renew_data_limit(cap_bytes: int) -> None:
-    """A limit that we have set goes up with what the heap has given back: it stays reserved, and tensors that are
-    mapped by themselves would be refused although hardly anything is in memory.
+    """A limit that we have set goes up with what is reserved and not in memory by now, and with what the heap has
+    given back, which stays reserved: or allocations would be refused although hardly anything is in memory.
     """
     if not sys.platform.startswith("linux"):
         return

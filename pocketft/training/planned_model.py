@@ -130,7 +130,7 @@ class PlannedModel:
                 if not is_out_of_memory(error) or self._guard.is_crossed:
                     raise
                 wanted = int(self._guard.cap_bytes * _FIRST_CUT * 2**attempt)
-                if next_change(self.plan, self._sizes, wanted, measures) is None:
+                if attempt and next_change(self.plan, self._sizes, wanted, measures) is None:
                     raise
             # Only here are the tensors of the failed attempt gone: they hang on the error.
             self._model.forget_pass()
@@ -138,6 +138,7 @@ class PlannedModel:
             for _, parameter in self.parameters():
                 parameter.grad = None
             self._be_frugal()
+            self._guard.after_refusal()
             self._shrink_by(wanted, measures)
         return once(_in_groups(batches, self.micro_batch))
 

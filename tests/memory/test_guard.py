@@ -95,6 +95,27 @@ def test_what_the_heap_gave_back_does_not_count_and_a_limit_of_the_persons_stays
     assert done.stdout == "went well\n", done.stderr
 
 
+_RESERVED = """
+import mmap
+from pocketft.memory.guard import Guard, hard_limit
+from pocketft.memory.meter import rss_bytes
+guard = Guard(rss_bytes() + (300 << 20))
+def reserve(mb): return mmap.mmap(-1, mb << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+with hard_limit(guard.cap_bytes):
+    kept = [reserve(200), reserve(150)]
+    guard.is_tight(0)
+    kept += [reserve(200), reserve(150)]
+    try: reserve(500)
+    except OSError as error: print(error)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_DATA counts private memory on Linux only")
+def test_what_is_reserved_and_not_in_memory_is_not_held_against_a_run_for_long() -> None:
+    done = subprocess.run([sys.executable, "-c", _RESERVED], capture_output=True, text=True)
+    assert done.stdout == "[Errno 12] Cannot allocate memory\n", done.stdout + done.stderr
+
+
 def test_a_product_that_is_refused_memory_fails_instead_of_going_wrong() -> None:
     """torch only warns, in these words, and goes on in another way that gives NaN."""
     with pytest.raises(MemoryCapError, match="would have crossed the cap"), hard_limit(rss_bytes() + 1000 * MB):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -146,6 +147,7 @@ def assert_same(got: dict[str, Tensor], expected: dict[str, Tensor], **tolerance
 
 DENSE: tuple[Residence, ...] = ("dense",) * BLOCKS
 MIXED: tuple[Residence, ...] = ("dense", "dense", "packed", "packed")
+STREAMED: tuple[Residence, ...] = ("streamed",) * BLOCKS
 LOOKS = 2 * BLOCKS + 2  # before the first block, behind each on both ways, behind the loss
 
 
@@ -185,6 +187,17 @@ def test_a_step_that_memory_is_refused_in_is_carried_out_again_from_its_start(er
     assert again_loss == pytest.approx(loss, rel=1e-6)
     assert_same(again, gradients, rtol=1e-4, atol=1e-7)
     assert len(actions) >= 2
+
+
+def test_the_smallest_plan_too_gets_a_second_chance_at_a_refusal() -> None:
+    """What was refused may have been address space, of which there is more once what is reserved is known."""
+    smallest = replace(plan(STREAMED), micro_batch=1, loss_tiles=TILES[-1], spill_inputs=True, kept_blocks=0)
+    planned = PlannedModel(build(STREAMED), smallest, ShortGuard(refuse=(2,), error=MemoryError()))
+    planned.train_step(batches(), seed=1)
+    assert planned.plan == replace(smallest, tight_allocator=True)
+    twice = PlannedModel(build(STREAMED), smallest, ShortGuard(refuse=(2, 5), error=MemoryError()))
+    with pytest.raises(MemoryError):
+        twice.train_step(batches(), seed=1)
 
 
 def test_a_step_is_given_up_after_a_few_attempts() -> None:
