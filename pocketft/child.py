@@ -107,7 +107,7 @@ def _capped(cap_bytes: int | None, doing: str) -> Iterator[None]:
         # A limit that the parent has set for itself came along; it counts the parent's libraries, which are not here.
         with room_to_reserve(), data_limit(cap_bytes), _watched(cap_bytes, doing):
             yield
-    except (MemoryError, RuntimeError, OSError) as error:
+    except (MemoryError, RuntimeError, OSError, UserWarning) as error:
         if is_out_of_memory(error):
             raise _too_much(doing, cap_bytes) from error
         raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.autograd import Function
 
@@ -11,10 +12,11 @@ from torch.autograd import Function
 def backward_from(output: Tensor, gradient: Tensor) -> None:
     """As `output.backward(gradient)`; both have one shape.
 
-    Given a gradient, torch checks its shape with the help of sympy, which is 36 MB to import and stays in memory; a
+    Given a gradient, torch checks its shape with the help of sympy, which takes up to 50 MB and stays in memory; a
     number, with which this starts, needs none.
     """
-    _Known.apply(output, gradient).backward()
+    with torch.enable_grad():
+        _Known.apply(output, gradient).backward()
 
 
 class _Known(Function):

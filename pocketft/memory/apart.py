@@ -1,6 +1,6 @@
 """Work done in a copy of this process: what it imports and allocates goes with the copy when it ends.
 
-Running shapes alone brings in torch's symbolic mathematics, sympy with it: 36 MB that nothing afterwards has a use for
+Running shapes alone brings in torch's symbolic mathematics, sympy with it: 50 MB that nothing afterwards has a use for
 and that Python never gives back. Knows processes; nothing of what is worked out.
 """
 
@@ -28,25 +28,29 @@ def done_apart(work: Callable[[], T]) -> T:
     context = multiprocessing.get_context("fork")
     ours, theirs = context.Pipe(duplex=False)
     copy = context.Process(target=_answer, args=(work, theirs), daemon=True)
-    with closing(ours):
-        try:
-            copy.start()
-        except OSError:  # no room for another process
-            theirs.close()
-            return work()
+    try:
+        copy.start()
+    except (OSError, AssertionError):  # there is no room for one more, or this process is one that may not have any
+        return work()
+    finally:
         theirs.close()  # the copy has the other one; when it ends without a word, there is an end to read
-        try:
+    try:
+        with closing(ours):
             answer: T = ours.recv()
-        except EOFError:
-            answer = work()
+            return answer
+    except (EOFError, OSError):
+        pass
+    finally:
+        copy.kill()  # what it had to say is said
         copy.join()
-    return answer
+    return work()
 
 
 def _answer(work: Callable[[], T], answers: Connection) -> None:
     import torch
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that waits, and ends this one with it
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that waits, which ends this one
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     torch.set_num_threads(1)  # the other threads were not copied
     try:
         answers.send(work())

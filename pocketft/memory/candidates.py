@@ -104,7 +104,7 @@ class Candidates:
         ends = [source.block_spec(name).nbytes for name in ("embedding", "head") if name in source.block_names()]
         self._ends_bytes, self._head_bytes = sum(ends), ends[-1]
         self._mixes = [self._mix(residences) for residences in _residence_mixes(len(specs))]
-        import_model(config)  # its code is in memory later, and counts as what it is
+        import_model(config, self._torch_dtype)  # its code is in memory later, and counts as what it is
         self._footprints, self._loss_costs = done_apart(self._measured)
         release_freed_memory()  # of whatever this process did before
         release_code()

@@ -115,9 +115,9 @@ def _measure_block(
     return _Block(forward.peak, both.peak, kept_bytes, forward.cost, recompute, both.cost + recompute * -1.0)
 
 
-def import_model(config: PretrainedConfig) -> None:
+def import_model(config: PretrainedConfig, dtype: torch.dtype) -> None:
     """Bring in transformers' code for this kind of model."""
-    empty_model(config, torch.float32)
+    empty_model(config, dtype)
 
 
 def loss_cost(hidden_size: int, tiles: LossTiles, dtype: torch.dtype) -> Cost:

@@ -18,8 +18,8 @@ from pocketft.memory.allocator import map_large_tensors, release_code, release_f
 from pocketft.memory.meter import peak_rss_bytes, rss_bytes, status_bytes
 from pocketft.memory.size import format_size
 
-# Address space that is reserved and hardly touched counts against RLIMIT_DATA. Between two looks, most in a first step,
-# oneDNN reserves 40 MB for code, of which it uses one, and a thread a stack and 64 MB for a heap of its own.
+# Address space that is reserved and hardly touched counts against RLIMIT_DATA. In a first step 120 MB of it were seen
+# to come: 40 for oneDNN's code, of which it uses one, the stacks of threads, and a piece of 64.
 _UNTOUCHED_BYTES = 128 << 20
 _our_limit: int | None = None  # as set last; another one is the person's and stays
 _NEAR = 0.95  # of the cap: a peak beyond it turns on frugality before the next one can be higher
@@ -96,8 +96,10 @@ _REFUSALS = (
     "not enough memory",
     "out of memory",
     "could not create a primitive",  # oneDNN
+    "could not execute a primitive",
     "can't start new thread",  # it has a stack
 )
+_PRODUCT_REFUSED = r"\w+ failed, switching to .*could not (create|execute) a primitive(?! desc)"  # torch, of oneDNN
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -126,14 +128,14 @@ def hard_limit(cap_bytes: int) -> Iterator[None]:
 @contextmanager
 def data_limit(cap_bytes: int) -> Iterator[None]:
     """While open, the system refuses memory that would lead far beyond the cap: RLIMIT_DATA, where there is one. It
-    bounds private address space, so what is reserved and untouched now, pages of libraries that come in later and 64 MB
-    for stacks are above the cap; the guard is the precise one.
+    bounds private address space, so what is reserved and untouched now, pages of libraries that come in later and
+    128 MB for stacks and the like are above the cap; the guard is the precise one, and lets this limit follow.
     """
     previous = _lower_data_limit(cap_bytes)
     try:
         with warnings.catch_warnings():
             # Refused memory for a product, oneDNN is not used again, and what comes in its place can be NaN.
-            warnings.filterwarnings("error", r"\w+ failed, switching to ", UserWarning)
+            warnings.filterwarnings("error", _PRODUCT_REFUSED, UserWarning)
             yield
     finally:
         if previous is not None:
@@ -200,5 +202,6 @@ def _set_soft_limit(soft: int, hard: int) -> None:
 
 
 def _wanted_limit(cap_bytes: int) -> int:
-    reserved = status_bytes("VmData") - status_bytes("RssAnon")  # address space not in memory now
+    in_use = status_bytes("RssAnon") + status_bytes("VmSwap")
+    reserved = status_bytes("VmData") - in_use  # address space that is not in memory now
     return cap_bytes - status_bytes("RssFile") + max(0, reserved) + _UNTOUCHED_BYTES

@@ -37,7 +37,7 @@ from pocketft.models.location import cache_home
 from pocketft.training.events import Reporter
 from pocketft.training.optimizer import NamedParameters
 
-_REPEATS = 4  # of one step, each in a plan that is smaller by twice as much as the one before
+_REPEATS = 4  # of one step, each in a plan that is smaller by twice as much as the one before, if there is one
 _FIRST_CUT = 1 / 40  # of the cap
 
 T = TypeVar("T")
@@ -122,11 +122,13 @@ class PlannedModel:
     def _repeated(
         self, once: Callable[[Sequence[MicroBatch]], T], batches: Sequence[MicroBatch], measures: Sequence[Measure]
     ) -> T:
-        """What `once` gives, tried again in smaller plans where memory is refused."""
+        """What `once` gives, tried again where memory is refused: in smaller plans, in the smallest one once."""
+        onednn = torch.backends.mkldnn.enabled
         for attempt in range(_REPEATS):
             try:
                 return once(_in_groups(batches, self.micro_batch))
             except OUT_OF_MEMORY as error:
+                torch.backends.mkldnn.enabled = onednn  # torch turns it off when it is refused memory
                 if not is_out_of_memory(error) or self._guard.is_crossed:
                     raise
                 wanted = int(self._guard.cap_bytes * _FIRST_CUT * 2**attempt)
@@ -134,7 +136,6 @@ class PlannedModel:
                     raise
             # Only here are the tensors of the failed attempt gone: they hang on the error.
             self._model.forget_pass()
-            torch.backends.mkldnn.set_flags(True)  # torch turns it off when it is refused memory
             for _, parameter in self.parameters():
                 parameter.grad = None
             self._be_frugal()
