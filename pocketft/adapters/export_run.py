@@ -28,6 +28,7 @@ from pocketft.adapters.state import AdapterState
 from pocketft.errors import AdapterError, UsageError
 from pocketft.files import atomic_folder, require_space
 from pocketft.memory.guard import Guard
+from pocketft.models.base_model import load_config_reader
 from pocketft.models.gguf_file import read_gguf
 
 _OLLAMA_FILES = ("Modelfile", "model.gguf", "base.gguf", "adapter.gguf")
@@ -98,6 +99,8 @@ def export(request: ExportRequest, report: Report) -> ExportResult:
         raise AdapterError(f"{adapter.info.label} cannot be exported: {adapter.info.problems[0]}")
     _check_finite(adapter)
     job = _Job(request, adapter, report)
+    if request.to != "peft":
+        load_config_reader()  # outside the limit, inside which an import that fails prints to where answers go
     with request.guard.kept():
         return _EXPORTS[request.to](job)
 

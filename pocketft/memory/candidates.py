@@ -20,10 +20,11 @@ from transformers import PretrainedConfig
 
 from pocketft.engine.loss import LossTiles
 from pocketft.engine.residency import Residence
+from pocketft.engine.skeleton import empty_model
 from pocketft.engine.weights import WeightSource
 from pocketft.memory.allocator import release_code, release_freed_memory
 from pocketft.memory.apart import done_apart
-from pocketft.memory.footprint import Footprint, import_model, loss_cost, measure_footprint
+from pocketft.memory.footprint import Footprint, loss_cost, measure_footprint
 from pocketft.memory.meter import rss_bytes
 from pocketft.memory.plan import Plan, Workload
 from pocketft.memory.profile import MachineProfile
@@ -104,7 +105,7 @@ class Candidates:
         ends = [source.block_spec(name).nbytes for name in ("embedding", "head") if name in source.block_names()]
         self._ends_bytes, self._head_bytes = sum(ends), ends[-1]
         self._mixes = [self._mix(residences) for residences in _residence_mixes(len(specs))]
-        import_model(config, self._torch_dtype)  # its code is in memory later, and counts as what it is
+        empty_model(config, self._torch_dtype)  # its code is in memory later, and counts as what it is
         self._footprints, self._loss_costs = done_apart(self._measured)
         release_freed_memory()  # of whatever this process did before
         release_code()

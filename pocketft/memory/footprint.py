@@ -21,7 +21,7 @@ from pocketft.engine.gradient import backward_from
 from pocketft.engine.lora import attach_lora, lora_parameters
 from pocketft.engine.loss import LossTiles, head_loss_and_grad
 from pocketft.engine.packed import PackedTensor
-from pocketft.engine.skeleton import Skeleton, build_skeleton, call_arguments, empty_model, on_device
+from pocketft.engine.skeleton import Skeleton, build_skeleton, call_arguments, on_device
 from pocketft.engine.weights import BlockSpec, WeightSource
 from pocketft.memory.tally import Cost, Tally
 
@@ -113,11 +113,6 @@ def _measure_block(
         backward_from(output, gradient)
     del output
     return _Block(forward.peak, both.peak, kept_bytes, forward.cost, recompute, both.cost + recompute * -1.0)
-
-
-def import_model(config: PretrainedConfig, dtype: torch.dtype) -> None:
-    """Bring in transformers' code for this kind of model."""
-    empty_model(config, dtype)
 
 
 def loss_cost(hidden_size: int, tiles: LossTiles, dtype: torch.dtype) -> Cost:

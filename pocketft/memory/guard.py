@@ -69,7 +69,10 @@ class Guard:
 
     @contextmanager
     def kept(self) -> Iterator[None]:
-        """For work that has no plan: while open, the hard limit is set, and a crossing is told at the end."""
+        """For work that has no plan: while open, the hard limit is set, and a crossing is told at the end, or at once
+        where the libraries alone are more: what they print when they are refused memory says nothing to anybody.
+        """
+        self.is_tight(0)
         with hard_limit(self.cap_bytes):
             yield
         self.is_tight(0)

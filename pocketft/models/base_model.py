@@ -74,6 +74,11 @@ def resolve_base(
     )
 
 
+def load_config_reader() -> None:
+    """Import what `load_config` stands on, at a moment of the caller's choice."""
+    from transformers import AutoConfig  # noqa: F401
+
+
 def load_config(base: BaseModel) -> PretrainedConfig:
     from transformers import AutoConfig
 
