@@ -30,6 +30,15 @@ def test_a_crossing_between_two_looks_is_not_passed_in_silence(monkeypatch: pyte
         guard.is_tight(0)
 
 
+def test_work_without_a_plan_does_not_begin_beyond_the_cap(monkeypatch: pytest.MonkeyPatch) -> None:
+    guard = Guard(rss_bytes() + 100 * MB)
+    monkeypatch.setattr("pocketft.memory.guard.peak_rss_bytes", lambda: 1 << 50)
+    begun = False
+    with pytest.raises(MemoryCapError, match="more than the cap"), guard.kept():
+        begun = True
+    assert not begun
+
+
 def test_a_peak_near_the_cap_is_a_warning_even_when_it_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
     guard = Guard(rss_bytes() + 1000 * MB)
     monkeypatch.setattr("pocketft.memory.guard.peak_rss_bytes", lambda: guard.cap_bytes - MB)
