@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -23,8 +23,11 @@ from pocketft.engine.inputs import BlockInputs, InFile, InMemory
 from pocketft.engine.loss import LossTiles, head_loss, head_loss_and_grad, head_token_losses
 from pocketft.engine.model import EngineModel
 
+# What comes next: a block, computed again or not; one that leaves its graph; the loss or a backward pass on graphs.
+Coming = Literal["block", "graph", "on graphs"]
 
-def _nothing() -> None:
+
+def _nothing(coming: Coming) -> None:
     return None
 
 
@@ -34,8 +37,8 @@ class StepSettings:
 
     `kept_blocks` blocks, the last ones, keep their autograd graph instead of being computed again; with
     `keep_attention` its probabilities are a part of each graph, and else computed from queries and keys. `at_border` is
-    called between blocks, where a guard may look at the memory and raise. `spill_to` is an open file for the inputs
-    of blocks. `dropout_seed` 0 means no dropout.
+    called between blocks, where a guard may look at the memory and raise, and told what comes next. `spill_to` is an
+    open file for the inputs of blocks. `dropout_seed` 0 means no dropout.
     """
 
     loss_tiles: LossTiles = field(default_factory=LossTiles)
@@ -43,7 +46,7 @@ class StepSettings:
     keep_attention: bool = False
     spill_to: int | None = None
     dropout_seed: int = 0
-    at_border: Callable[[], None] = _nothing
+    at_border: Callable[[Coming], None] = _nothing
 
 
 @dataclass(frozen=True)
@@ -77,18 +80,18 @@ def train_step(model: EngineModel, micro_batches: Sequence[MicroBatch], settings
     if settings.keep_attention:
         for one in passes:
             one.arguments = [keeping_probabilities(arguments) for arguments in one.arguments]
-    settings.at_border()
+    settings.at_border(_coming_forward(model, 0, settings))
     inputs: BlockInputs = InMemory() if settings.spill_to is None else InFile(settings.spill_to)
     for index in model.residency.sweep(range(len(model.layers))):
         for one in passes:
             _forward(model, index, one, inputs, settings)
-        settings.at_border()
+        settings.at_border(_coming_forward(model, index + 1, settings))
     loss = _loss_backward(model, passes, settings, loss_tokens)
-    settings.at_border()
+    settings.at_border(_coming_backward(passes, len(model.layers) - 1))
     for index in model.residency.sweep(range(len(model.layers) - 1, model.first_adapted - 1, -1)):
         for one in reversed(passes):  # the last input pushed is the first one popped
             _backward(model, index, one, inputs)
-        settings.at_border()
+        settings.at_border(_coming_backward(passes, index - 1))
     return StepResult(loss / loss_tokens, loss_tokens)
 
 
@@ -123,7 +126,7 @@ def _evaluated(model: EngineModel, micro_batches: Sequence[MicroBatch], settings
         for one in passes:
             model.set_dropout_seeds(index, ())
             one.hidden = model.layers[index](one.hidden, **one.arguments[index])
-        settings.at_border()
+        settings.at_border("block")
     return passes
 
 
@@ -139,8 +142,7 @@ def _start(model: EngineModel, micro_batches: Sequence[MicroBatch], dropout_seed
 
 def _forward(model: EngineModel, index: int, one: _Pass, inputs: BlockInputs, settings: StepSettings) -> None:
     model.set_dropout_seeds(index, one.dropout_seeds)
-    keep = index >= len(model.layers) - settings.kept_blocks
-    keep = keep and index >= model.first_adapted
+    keep = _coming_forward(model, index, settings) == "graph"
     hidden = one.hidden.requires_grad_(index > model.first_adapted) if keep else one.hidden
     with torch.set_grad_enabled(keep):
         output = model.layers[index](hidden, **one.arguments[index])
@@ -149,6 +151,18 @@ def _forward(model: EngineModel, index: int, one: _Pass, inputs: BlockInputs, se
     elif index >= model.first_adapted:
         inputs.push(hidden)
     one.hidden = output.detach()
+
+
+def _coming_forward(model: EngineModel, index: int, settings: StepSettings) -> Coming:
+    """Block `index`, or behind the last one the loss."""
+    if index == len(model.layers):
+        return "on graphs" if settings.kept_blocks else "block"
+    first_kept = max(model.first_adapted, len(model.layers) - settings.kept_blocks)
+    return "graph" if index >= first_kept else "block"
+
+
+def _coming_backward(passes: Sequence[_Pass], index: int) -> Coming:
+    return "on graphs" if index in passes[0].kept else "block"
 
 
 def _backward(model: EngineModel, index: int, one: _Pass, inputs: BlockInputs) -> None:

@@ -26,7 +26,7 @@ from pocketft.memory.allocator import release_code, release_freed_memory
 from pocketft.memory.apart import done_apart
 from pocketft.memory.footprint import Footprint, loss_cost, measure_footprint
 from pocketft.memory.meter import rss_bytes
-from pocketft.memory.plan import Plan, Workload
+from pocketft.memory.plan import Plan, Rise, Workload
 from pocketft.memory.profile import MachineProfile
 from pocketft.memory.tally import Cost
 from pocketft.memory.throughput import Work, step_seconds
@@ -174,27 +174,29 @@ class Candidates:
     ) -> Plan:
         footprint, forward_only = self._footprints[micro_batch, habits.keep_attention], self.workload.forward_only
         micro_batches = -(-self.workload.rows_per_step // micro_batch)
-        backward_bytes = 0 if forward_only else footprint.backward_bytes
-        rises = {
-            "block": max(footprint.forward_bytes, backward_bytes),
-            "loss": self._loss_bytes(tiles),
-            "kept": micro_batches * footprint.kept_bytes if kept else 0,
-        }
+        kept_bytes = micro_batches * footprint.kept_bytes if kept else 0
+        rise = Rise(
+            forward=footprint.forward_bytes,
+            kept=kept_bytes,
+            backward=0 if forward_only else footprint.backward_bytes,
+            again=0 if forward_only else footprint.again_bytes,
+            loss=self._loss_bytes(tiles),
+        )
         # gradients and optimizer beside the parameters; without training, the copy that is loaded from
         per_number = 8 if forward_only else 8 + self.workload.optimizer_bytes
-        held_inputs = 2 if forward_only or habits.spill else len(mix.residences) + 1
+        graphs_bytes = kept * kept_bytes
         components = {
             "imports": self.imports_bytes,
             "first_use": self.first_use_bytes,
             "weights": self._ends_in_memory(habits.stream_ends, micro_batch, tiles) + mix.weight_bytes,
             "adapter": footprint.adapter_numbers * per_number,
-            "block_inputs": held_inputs * self._step_hidden_bytes,
+            "block_inputs": self._held_inputs(kept, habits) * self._step_hidden_bytes,
             "call_arguments": micro_batches * footprint.arguments_bytes,
-            "kept_graphs": kept * micro_batches * footprint.kept_bytes,
-            "workspace": max(rises["block"], rises["loss"]),
+            "kept_graphs": graphs_bytes,
+            "workspace": rise.beside(graphs_bytes),
             "cache": self.workload.cache_bytes,
         }
-        components["allocator"] = _gap_bytes(components, habits, some_recomputed=kept < len(mix.residences))
+        components["allocator"] = _gap_bytes(components, habits, rise, some_recomputed=kept < len(mix.residences))
         seconds = step_seconds(self._work(footprint, micro_batches, mix, kept, tiles), self.profile, self.dtype)
         if habits.tight:
             seconds *= _TIGHT_SLOWER
@@ -214,7 +216,7 @@ class Candidates:
             tight_allocator=habits.tight,
             spill_inputs=habits.spill,
             stream_ends=habits.stream_ends,
-            rises=rises,
+            rise=rise,
             cap_bytes=cap_bytes,
             tokens_per_s=tokens_per_s,
             total_s=self.workload.tokens / tokens_per_s,
@@ -229,6 +231,13 @@ class Candidates:
         cost = (footprint.forward + footprint.backward + footprint.recompute * again) * micro_batches
         cost += Cost(moved_bytes=footprint.adapter_numbers * _OPTIMIZER_BYTES_MOVED)
         return Work(cost, self._loss_costs[tiles], 2 * mix.shared_weights + head, 2 * mix.streamed_bytes)
+
+    def _held_inputs(self, kept: int, habits: Habits) -> int:
+        """How many blocks' inputs, the last one's output among them, are in memory: all, or where the others are in a
+        file, those of graphs and the two that are worked on.
+        """
+        all_of_them = len(self._packed) + 1
+        return min(kept + 2, all_of_them) if habits.spill or self.workload.forward_only else all_of_them
 
     def _ends_in_memory(self, streamed: bool, micro_batch: int, tiles: LossTiles) -> int:
         """All rows of embedding and head, or those that are looked at together."""
@@ -274,18 +283,19 @@ def tile_bytes(tiles: LossTiles, hidden_size: int, itemsize: int) -> int:
     return tiles.tokens * tiles.vocab_rows * (itemsize + 4) + tiles.vocab_rows * hidden_size * (itemsize + 4)
 
 
-def _gap_bytes(components: dict[str, int], habits: Habits, some_recomputed: bool) -> int:
+def _gap_bytes(components: dict[str, int], habits: Habits, rise: Rise, some_recomputed: bool) -> int:
     """Freed memory that the allocator keeps (`allocator.py`), by what is allocated and freed again and again. Blocks
-    that are computed again find room in the gaps that graphs leave; where all graphs are kept, nothing does, but for
-    the attention's probabilities: the largest of what would be freed at once.
+    that are computed again find room in the gaps that graphs leave, as far as these reach; where all graphs are kept,
+    nothing does, but for the attention's probabilities: the largest of what would be freed at once.
     """
-    churn, kept = components["workspace"], components["kept_graphs"]
+    churn, kept = rise.workspace, components["kept_graphs"]
     inputs = components["block_inputs"] + components["call_arguments"]
     if habits.tight:
         return _TIGHT_GAP_BYTES + int(0.4 * churn + 0.15 * inputs + 0.05 * kept)
+    without_room = 0.3 * max(0, churn - kept)
     if habits.keep_attention:
-        return int(0.2 * inputs + 0.08 * kept)
-    return int(0.7 * churn + 0.2 * inputs + (0.07 if some_recomputed else 0.14) * kept)
+        return int(without_room + 0.2 * inputs + 0.08 * kept)
+    return int(without_room + 0.7 * churn + 0.2 * inputs + (0.07 if some_recomputed else 0.14) * kept)
 
 
 def _residence_mixes(blocks: int) -> Iterator[tuple[Residence, ...]]:

@@ -32,14 +32,16 @@ META = torch.device("meta")
 class Footprint:
     """For one micro-batch of (B, S) tokens.
 
-    `forward_bytes` and `backward_bytes` are a block's peaks on top of what lies there before; `kept_bytes` is what it
-    leaves behind when its graph is kept; `arguments_bytes` are the masks and tables of all blocks; `adapter_numbers`
-    counts the adapter's parameters in the whole model. The costs are those of all blocks together: `forward`,
+    `forward_bytes`, `backward_bytes` and `again_bytes` (both once more) are a block's peaks on top of what lies there
+    before, for the backward pass its graph. `kept_bytes` is that graph, but for the block's output, which is the next
+    one's input; `arguments_bytes` are the masks and tables of all blocks; `adapter_numbers` counts the adapter's
+    parameters in the whole model. The costs are those of all blocks together: `forward`,
     `recompute` (forward again, without what nobody reads) and `backward` alone.
     """
 
     forward_bytes: int
     backward_bytes: int
+    again_bytes: int
     kept_bytes: int
     arguments_bytes: int
     adapter_numbers: int
@@ -52,6 +54,7 @@ class Footprint:
 class _Block:
     forward_bytes: int
     backward_bytes: int
+    again_bytes: int
     kept_bytes: int
     forward: Cost
     recompute: Cost
@@ -80,6 +83,7 @@ def measure_footprint(
     return Footprint(
         max(block.forward_bytes for block, _ in each),
         max(block.backward_bytes for block, _ in each),
+        max(block.again_bytes for block, _ in each),
         max(block.kept_bytes for block, _ in each),
         _distinct_bytes(arguments),
         numbers,
@@ -104,7 +108,7 @@ def _measure_block(
     end = skeleton.block_ends[index]
     with Tally() as kept:
         output = layer(hidden, **arguments)
-    kept_bytes = kept.current
+    kept_bytes = kept.current - output.untyped_storage().nbytes()
     if end is not None:
         end.output_unused = True
     with Tally() as both:
@@ -112,7 +116,8 @@ def _measure_block(
         recompute = both.cost
         backward_from(output, gradient)
     del output
-    return _Block(forward.peak, both.peak, kept_bytes, forward.cost, recompute, both.cost + recompute * -1.0)
+    backward = both.cost + recompute * -1.0
+    return _Block(forward.peak, both.peak - kept_bytes, both.peak, kept_bytes, forward.cost, recompute, backward)
 
 
 def loss_cost(hidden_size: int, tiles: LossTiles, dtype: torch.dtype) -> Cost:

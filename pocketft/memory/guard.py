@@ -43,6 +43,11 @@ class Guard:
         near = peak > max(_NEAR * self.cap_bytes, self._earlier_peak_bytes)
         return near or rss_bytes() + coming_bytes > self.cap_bytes
 
+    def stay_within(self, expected_bytes: int, coming_bytes: int) -> None:
+        """Freed memory goes back where `coming_bytes` more would lead beyond what is expected, however far the cap."""
+        if rss_bytes() + coming_bytes > expected_bytes:
+            trim_heap()
+
     def be_frugal(self) -> bool:
         """Freed memory goes back to the system, and from now on at once. False where that is so already."""
         if self._frugal:

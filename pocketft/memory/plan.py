@@ -12,8 +12,9 @@ import torch
 
 from pocketft.engine.loss import LossTiles
 from pocketft.engine.residency import RESIDENCES, Residence
+from pocketft.engine.step import Coming
 
-_RISE = 1.5  # what kernels take for themselves while they run is not among the tensors that are counted
+_RISE = 1.5
 
 
 @dataclass(frozen=True)
@@ -40,10 +41,39 @@ class Workload:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """How to train, and what that is predicted to cost. `rises` are what a block, the loss and the graphs kept of one
-    block take for a while.
+class Rise:
+    """What comes for a while, in bytes: a block's forward pass, and the graphs it leaves where they are kept; its
+    backward pass on a graph, or with the forward pass once more; the loss.
     """
+
+    forward: int
+    kept: int
+    backward: int
+    again: int
+    loss: int
+
+    @property
+    def workspace(self) -> int:
+        return max(self.forward, self.again, self.loss)
+
+    def beside(self, graphs_bytes: int) -> int:
+        """The most that comes on top of all graphs that are kept. They are gone when blocks are computed again."""
+        return max(self.backward, self.loss, self.workspace - graphs_bytes)
+
+    def until_next_look(self, coming: Coming) -> int:
+        """The most that memory should grow until the guard looks again."""
+        if coming == "graph":
+            return self.forward + self.kept
+        return max(self.backward, self.loss) if coming == "on graphs" else self.workspace
+
+    def at_worst(self, coming: Coming = "block") -> int:
+        """The same with what kernels take for themselves while they run, which is not among the tensors counted."""
+        return int(_RISE * self.forward) + self.kept if coming == "graph" else int(_RISE * self.until_next_look(coming))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How to train, and what that is predicted to cost."""
 
     micro_batch: int
     residences: tuple[Residence, ...]
@@ -55,7 +85,7 @@ class Plan:
     tight_allocator: bool
     spill_inputs: bool
     stream_ends: bool  # rows of the embedding and the head are read from disk when they are used
-    rises: dict[str, int]
+    rise: Rise
     cap_bytes: int
     tokens_per_s: float
     total_s: float
@@ -65,14 +95,9 @@ class Plan:
         return sum(self.components.values())
 
     @property
-    def rise_bytes(self) -> int:
-        """The most that memory grows between two looks of the guard."""
-        return int(_RISE * max(self.rises["block"], self.rises["loss"])) + self.rises["kept"]
-
-    @property
     def has_room(self) -> bool:
         """Whether the guard will find room for the next rise even where freed memory is kept for later use."""
-        return self.predicted_peak_bytes + self.rise_bytes <= self.cap_bytes
+        return self.predicted_peak_bytes + self.rise.at_worst() <= self.cap_bytes
 
     @property
     def held_bytes(self) -> int:
@@ -111,5 +136,6 @@ class Plan:
         counts = saved["residences"]
         given = {name: saved[name] for name in cls.__dataclass_fields__}
         residences = tuple(kind for kind in RESIDENCES for _ in range(counts[kind]))
-        given.update(residences=residences, loss_tiles=LossTiles(**saved["loss_tiles"]), cap_bytes=cap_bytes)
+        tiles, rise = LossTiles(**saved["loss_tiles"]), Rise(**saved["rise"])
+        given.update(residences=residences, loss_tiles=tiles, rise=rise, cap_bytes=cap_bytes)
         return cls(**given)

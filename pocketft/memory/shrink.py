@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 
 from pocketft.engine.residency import Residence
 from pocketft.memory.candidates import CAN_SPILL, TILES, tile_bytes, weight_bytes
-from pocketft.memory.plan import Plan
+from pocketft.memory.plan import Plan, Rise
 
 
 @dataclass(frozen=True)
@@ -56,14 +56,15 @@ def smaller_tiles(plan: Plan, sizes: ModelSizes, missing_bytes: int) -> tuple[Pl
         return None
     tiles = TILES[TILES.index(plan.loss_tiles) + 1]
     before, after = (tile_bytes(t, sizes.hidden_size, plan.dtype.itemsize) for t in (plan.loss_tiles, tiles))
-    rises = {**plan.rises, "loss": plan.rises["loss"] - before + after}
-    return _with_rises(replace(plan, loss_tiles=tiles), rises), f"loss now in tiles of {tiles.vocab_rows} words"
+    rise = replace(plan.rise, loss=plan.rise.loss - before + after)
+    return _with_rise(replace(plan, loss_tiles=tiles), rise), f"loss now in tiles of {tiles.vocab_rows} words"
 
 
 def spilled_inputs(plan: Plan, sizes: ModelSizes, missing_bytes: int) -> tuple[Plan, str] | None:
     if plan.spill_inputs or not CAN_SPILL:
         return None
-    held = plan.components["block_inputs"] * 2 // (len(plan.residences) + 1)  # those that are being worked on
+    inputs = plan.components["block_inputs"]
+    held = min(inputs, inputs * (plan.kept_blocks + 2) // (len(plan.residences) + 1))  # of graphs, and at work
     components = {**plan.components, "block_inputs": held}
     return replace(plan, spill_inputs=True, components=components), "inputs of blocks now in a file"
 
@@ -73,10 +74,13 @@ def recomputed(plan: Plan, sizes: ModelSizes, missing_bytes: int) -> tuple[Plan,
         return None
     of_one = plan.components["kept_graphs"] // plan.kept_blocks
     kept = max(0, plan.kept_blocks - -(-missing_bytes // max(1, of_one)))
-    smaller = replace(plan, kept_blocks=kept, components={**plan.components, "kept_graphs": kept * of_one})
-    if kept == 0:
-        smaller = _with_rises(smaller, {**plan.rises, "kept": 0})
-    return smaller, f"{len(plan.residences) - kept} blocks now computed again"
+    components = {**plan.components, "kept_graphs": kept * of_one}
+    if plan.spill_inputs:
+        components["block_inputs"] = components["block_inputs"] * (kept + 2) // (plan.kept_blocks + 2)
+    rise = plan.rise if kept else replace(plan.rise, kept=0)
+    return _with_rise(
+        replace(plan, kept_blocks=kept, components=components), rise
+    ), f"{len(plan.residences) - kept} blocks now computed again"
 
 
 def packed(plan: Plan, sizes: ModelSizes, missing_bytes: int) -> tuple[Plan, str] | None:
@@ -91,8 +95,9 @@ def smaller_micro_batch(plan: Plan, sizes: ModelSizes, missing_bytes: int) -> tu
     if plan.micro_batch == 1:
         return None
     rows = plan.micro_batch // 2
-    rises = {**plan.rises, "block": plan.rises["block"] * rows // plan.micro_batch}
-    return _with_rises(replace(plan, micro_batch=rows), rises), f"micro-batch now {rows}"
+    shrunk = {name: getattr(plan.rise, name) * rows // plan.micro_batch for name in ("forward", "backward", "again")}
+    rise = replace(plan.rise, **shrunk)
+    return _with_rise(replace(plan, micro_batch=rows), rise), f"micro-batch now {rows}"
 
 
 BETWEEN_BLOCKS: tuple[Measure, ...] = (packed, streamed)
@@ -130,11 +135,11 @@ def _weights(residences: Sequence[Residence], sizes: ModelSizes) -> int:
     return weight_bytes(residences, sizes.dense_bytes, sizes.packed_bytes)
 
 
-def _with_rises(plan: Plan, rises: dict[str, int]) -> Plan:
-    workspace = max(rises["block"], rises["loss"])
-    return replace(plan, rises=rises, components={**plan.components, "workspace": workspace})
+def _with_rise(plan: Plan, rise: Rise) -> Plan:
+    workspace = rise.beside(plan.components["kept_graphs"])
+    return replace(plan, rise=rise, components={**plan.components, "workspace": workspace})
 
 
 def _needed(plan: Plan) -> int:
     """All that a change can make smaller."""
-    return plan.held_bytes + plan.components["weights"] + plan.rise_bytes
+    return plan.held_bytes + plan.components["weights"] + plan.rise.at_worst()

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from pocketft.engine.batch import MicroBatch
 from pocketft.engine.model import EngineModel
-from pocketft.engine.step import StepSettings, eval_loss, token_losses, train_step
+from pocketft.engine.step import Coming, StepSettings, eval_loss, token_losses, train_step
 from pocketft.files import storage_errors
 from pocketft.memory.guard import OUT_OF_MEMORY, Guard, is_out_of_memory
 from pocketft.memory.meter import peak_rss_bytes, rss_bytes
@@ -99,25 +99,27 @@ class PlannedModel:
         """At the border of a step, where anything about the plan may change."""
         self._make_room(self.plan.held_bytes, BEFORE_A_STEP)
 
-    def check_between_blocks(self) -> None:
-        self._make_room(0, BETWEEN_BLOCKS)
+    def check_between_blocks(self, coming: Coming = "block") -> None:
+        self._make_room(0, BETWEEN_BLOCKS, coming)
 
-    def _make_room(self, held_bytes: int, measures: Sequence[Measure]) -> None:
+    def _make_room(self, held_bytes: int, measures: Sequence[Measure], coming: Coming = "block") -> None:
         """Shrink until what is held in a step and the next rise fit. Raises MemoryCapError where the rise alone would
         not.
         """
-        guard = self._guard
-        if not guard.is_tight(self.plan.rise_bytes):
+        guard, rise = self._guard, self.plan.rise
+        guard.stay_within(self.plan.predicted_peak_bytes, rise.until_next_look(coming))
+        if not guard.is_tight(rise.at_worst(coming)):
             return
         self._be_frugal()
-        while missing := guard.missing_bytes(self.plan.rise_bytes + held_bytes):
+        while missing := guard.missing_bytes(self.plan.rise.at_worst(coming) + held_bytes):
             change = next_change(self.plan, self._sizes, missing, measures)
             if change is None:
                 break
             self._adopt(change)
             held_bytes = min(held_bytes, self.plan.held_bytes)
-        if guard.missing_bytes(self.plan.rise_bytes):
-            raise guard.refusal(self.plan.rise_bytes)
+        coming_bytes = self.plan.rise.at_worst(coming)
+        if guard.missing_bytes(coming_bytes):
+            raise guard.refusal(coming_bytes)
 
     def _repeated(
         self, once: Callable[[Sequence[MicroBatch]], T], batches: Sequence[MicroBatch], measures: Sequence[Measure]

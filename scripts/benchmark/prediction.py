@@ -38,7 +38,12 @@ class Cell:
 
 CELLS = (
     Cell("smollm2-135m", 512, 4, None),
+    Cell("smollm2-135m", 512, 4, "512MB"),
+    Cell("smollm2-135m", 512, 4, "800MB"),
+    Cell("smollm2-135m", 512, 4, "900MB"),
     Cell("smollm2-135m", 512, 4, "1GB"),
+    Cell("smollm2-135m", 512, 8, "1GB"),
+    Cell("smollm2-135m", 256, 16, "1GB"),
     Cell("smollm2-135m", 512, 4, "1500MB", "packed"),
     Cell("smollm2-135m", 512, 4, "2GB", "streamed"),
     Cell("smollm2-135m", 512, 4, "4GB", "dense"),
@@ -49,6 +54,7 @@ CELLS = (
     Cell("smollm2-135m", 2048, 1, "1GB", "streamed"),
     Cell("gemma-3-270m", 512, 4, None),
     Cell("gemma-3-270m", 512, 4, "1500MB", "packed"),
+    Cell("gemma-3-270m", 512, 4, "4GB"),
     Cell("gemma-3-270m", 1024, 2, "4GB"),
     Cell("qwen2.5-0.5b-shape", 256, 4, None),
     Cell("qwen2.5-0.5b-shape", 512, 2, "2GB", "packed"),

@@ -45,6 +45,17 @@ def test_a_peak_near_the_cap_is_a_warning_even_when_it_is_over(monkeypatch: pyte
     assert guard.is_tight(0) and guard.be_frugal() and not guard.be_frugal()
 
 
+def test_freed_memory_waits_only_within_what_is_expected(monkeypatch: pytest.MonkeyPatch) -> None:
+    trims: list[bool] = []
+    monkeypatch.setattr("pocketft.memory.guard.rss_bytes", lambda: 500 * MB)
+    monkeypatch.setattr("pocketft.memory.guard.trim_heap", lambda: trims.append(True))
+    guard = Guard(2000 * MB)
+    guard.stay_within(600 * MB, 90 * MB)
+    assert not trims
+    guard.stay_within(600 * MB, 110 * MB)
+    assert trims
+
+
 @pytest.mark.parametrize(
     "error",
     [

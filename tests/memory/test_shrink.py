@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pocketft.engine.loss import LossTiles
-from pocketft.memory.plan import Plan
+from pocketft.memory.plan import Plan, Rise
 from pocketft.memory.shrink import BEFORE_A_STEP, BETWEEN_BLOCKS, Change, ModelSizes, next_change
 
 SIZES = ModelSizes(dense_bytes=(100,) * 4, packed_bytes=(30,) * 4, hidden_size=8)
@@ -32,7 +32,7 @@ def make(**changes: Any) -> Plan:
         tight_allocator=False,
         spill_inputs=False,
         stream_ends=False,
-        rises={"block": 4_000_000, "loss": 17_640_000, "kept": 100},
+        rise=Rise(forward=4_000_000, kept=100, backward=4_000_000, again=4_000_000, loss=17_640_000),
         cap_bytes=1 << 30,
         tokens_per_s=1.0,
         total_s=1.0,
@@ -42,7 +42,11 @@ def make(**changes: Any) -> Plan:
 
 def only_blocks(**changes: Any) -> Plan:
     """With nothing to gain from the loss."""
-    return make(loss_tiles=LossTiles(256, 64), rises={"block": 4_000, "loss": 0, "kept": 100}, **changes)
+    return make(
+        loss_tiles=LossTiles(256, 64),
+        rise=Rise(forward=4_000, kept=100, backward=4_000, again=4_000, loss=0),
+        **changes,
+    )
 
 
 def change(plan: Plan, missing: int, measures: Any = BEFORE_A_STEP) -> Change:
@@ -68,7 +72,7 @@ def test_cheap_measures_come_first_and_all_of_them_come() -> None:
         "micro-batch now 1",
         "loss now in tiles of 256 words",  # now no longer less than what a block takes
     ]
-    assert plan.predicted_peak_bytes < make().predicted_peak_bytes and plan.rise_bytes < make().rise_bytes
+    assert plan.predicted_peak_bytes < make().predicted_peak_bytes and plan.rise.at_worst() < make().rise.at_worst()
 
 
 def test_no_more_is_given_up_than_is_missing() -> None:
@@ -81,8 +85,23 @@ def test_no_more_is_given_up_than_is_missing() -> None:
 
 
 def test_smaller_tiles_are_no_help_where_blocks_need_more() -> None:
-    plan = make(rises={"block": 80_000_000, "loss": 60_000_000, "kept": 0})
+    plan = make(rise=Rise(forward=80_000_000, kept=0, backward=80_000_000, again=80_000_000, loss=60_000_000))
     assert change(plan, 10).action == "inputs of blocks now in a file"
+
+
+def test_a_rise_goes_by_what_comes_next() -> None:
+    rise = Rise(forward=10, kept=40, backward=15, again=50, loss=20)
+    assert [rise.until_next_look(coming) for coming in ("block", "graph", "on graphs")] == [50, 50, 20]
+    assert [rise.at_worst(coming) for coming in ("block", "graph", "on graphs")] == [75, 55, 30]
+    assert rise.beside(0) == 50 and rise.beside(25) == 25 and rise.beside(100) == 20
+
+
+def test_inputs_of_graphs_stay_in_memory_until_the_graphs_are_given_up() -> None:
+    spilled = only_blocks(spill_inputs=True, components={**make().components, "block_inputs": 40})
+    found = change(spilled, 10)
+    assert found.plan.kept_blocks == 1 and found.plan.components["block_inputs"] == 30
+    held = change(only_blocks(), 10).plan
+    assert held.spill_inputs and held.components["block_inputs"] == 40  # of 5, those of 2 graphs and 2 at work
 
 
 def test_between_blocks_only_weights_move() -> None:

@@ -21,7 +21,7 @@ from pocketft.engine.step import StepSettings, token_losses
 from pocketft.errors import MemoryCapError
 from pocketft.memory.candidates import TILES
 from pocketft.memory.guard import Guard
-from pocketft.memory.plan import Plan
+from pocketft.memory.plan import Plan, Rise
 from pocketft.memory.shrink import BEFORE_A_STEP
 from pocketft.training.planned_model import PlannedModel
 from tests.engine.memory_source import MemorySource, as_affine4
@@ -104,7 +104,7 @@ def plan(residences: tuple[Residence, ...], kept: int = 0, micro_batch: int = 2)
         tight_allocator=False,
         spill_inputs=False,
         stream_ends=False,
-        rises={"block": 5_000_000, "loss": 20_000_000, "kept": 1000 if kept else 0},
+        rise=Rise(forward=5_000_000, kept=1000 if kept else 0, backward=5_000_000, again=5_000_000, loss=20_000_000),
         cap_bytes=ENOUGH,
         tokens_per_s=1.0,
         total_s=1.0,
@@ -241,9 +241,9 @@ def test_at_a_border_what_a_step_gathers_counts_too(monkeypatch: pytest.MonkeyPa
     """Free: enough for the next block, not for the graphs that the plan keeps. The step is made smaller before."""
     model, made = build(DENSE), plan(DENSE, kept=4)
     planned = PlannedModel(model, made, Guard(ENOUGH))
-    used = ENOUGH - made.rise_bytes - 150_000
+    used = ENOUGH - made.rise.at_worst() - 150_000
     monkeypatch.setattr("pocketft.memory.guard.rss_bytes", lambda: used)
     monkeypatch.setattr("pocketft.memory.guard.peak_rss_bytes", lambda: ENOUGH - 1)
     planned.check_memory()
     assert planned.plan.loss_tiles != made.loss_tiles or planned.plan.kept_blocks < 4
-    assert planned.plan.held_bytes + planned.plan.rise_bytes <= ENOUGH - used
+    assert planned.plan.held_bytes + planned.plan.rise.at_worst() <= ENOUGH - used

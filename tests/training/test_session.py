@@ -185,11 +185,11 @@ def test_a_cap_that_the_last_writing_crosses_is_told_though_the_run_is_whole(
     assert read_info(tmp_path / "run")["finished"]
 
 
-@pytest.mark.parametrize("old", [{"cap_bytes": 1 << 30}, {"rises": None}])
+@pytest.mark.parametrize("old", [{"cap_bytes": 1 << 30}, {"rise": None}])
 def test_a_plan_that_is_made_anew_is_told_in_words_true_of_every_reason(
     world: World, tmp_path: Path, old: dict[str, Any]
 ) -> None:
-    """Another cap, and a plan of a version that did not know of rises."""
+    """Another cap, and a plan of a version that did not know of rises by phase."""
     run = tmp_path / "run"
     train(request(world, run, "memory.max=2GB", max_steps=2), quiet)
     state = run / "checkpoints" / "checkpoint-2" / "state.json"
