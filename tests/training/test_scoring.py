@@ -88,7 +88,7 @@ def test_a_plan_that_shrinks_while_leaks_are_looked_for_is_told(
     world: World, run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     events: list[dict[str, Any]] = []
-    ask, looks = leaks.ask, iter([1 << 60])
+    ask, looks = leaks.ask, iter([1 << 60] * 2)
 
     def asked(*arguments: Any, **options: Any) -> Any:
         monkeypatch.setattr(guard, "rss_bytes", lambda: next(looks, 0))
