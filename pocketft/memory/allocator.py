@@ -36,6 +36,23 @@ def trim_heap() -> None:
         trim(0)
 
 
+def allocated_bytes() -> int | None:
+    """What this program has of the C library's memory now, without what it has freed. None where nobody counts it."""
+    mallinfo = _glibc("mallinfo2")
+    if not mallinfo:
+        return None
+    mallinfo.restype = _Mallinfo2
+    info = mallinfo()
+    return int(info.uordblks + info.hblkhd)
+
+
+class _Mallinfo2(ctypes.Structure):
+    """glibc's count over all heaps; `uordblks` is in use there, `hblkhd` mapped piece by piece."""
+
+    _names = ("arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost")
+    _fields_ = [(name, ctypes.c_size_t) for name in _names]
+
+
 def release_code() -> None:
     """Drop the resident pages of program code. Linux only; elsewhere nothing happens."""
     madvise = _glibc("madvise")

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from pocketft.errors import MemoryCapError
-from pocketft.memory.allocator import map_large_tensors, release_code, release_freed_memory, trim_heap
+from pocketft.memory.allocator import allocated_bytes, map_large_tensors, release_code, release_freed_memory, trim_heap
 from pocketft.memory.meter import peak_rss_bytes, rss_bytes, status_bytes
 from pocketft.memory.size import format_size
 
@@ -23,6 +23,7 @@ from pocketft.memory.size import format_size
 _UNTOUCHED_BYTES = 128 << 20
 _our_limit: int | None = None  # as set last; another one is the person's and stays
 _NEAR = 0.95  # of the cap: a peak beyond it turns on frugality before the next one can be higher
+_HEIGHT = 0.8  # of a plan's memory, gaps included, which are up to a tenth
 _ADVICE = "give a larger --memory"
 
 
@@ -30,6 +31,7 @@ class Guard:
     def __init__(self, cap_bytes: int) -> None:
         self.cap_bytes = cap_bytes
         self._frugal = False
+        self._beside_heap_bytes = _beside_heap_bytes()
         self._earlier_peak_bytes = peak_rss_bytes()  # of what this process did before, which is not to be undone
 
     def is_tight(self, coming_bytes: int) -> bool:
@@ -44,9 +46,19 @@ class Guard:
         return near or rss_bytes() + coming_bytes > self.cap_bytes
 
     def stay_within(self, expected_bytes: int, coming_bytes: int) -> None:
-        """Freed memory goes back where `coming_bytes` more would lead beyond what is expected, however far the cap."""
-        if rss_bytes() + coming_bytes > expected_bytes:
+        """Freed memory goes back where `coming_bytes` more would lead beyond what is expected, however far the cap: but
+        only near the height of a step, where it is gaps. Before and after, it is room for graphs that come again.
+        """
+        in_use = rss_bytes()
+        if in_use + coming_bytes <= expected_bytes:
+            return
+        if in_use + coming_bytes - self._idle_bytes() > _HEIGHT * expected_bytes:
             trim_heap()
+            self._beside_heap_bytes = _beside_heap_bytes()
+
+    def _idle_bytes(self) -> int:
+        """Freed memory that is still resident, by what has come since all of it was given back."""
+        return max(0, _beside_heap_bytes() - self._beside_heap_bytes)
 
     def be_frugal(self) -> bool:
         """Freed memory goes back to the system, and from now on at once. False where that is so already."""
@@ -168,6 +180,14 @@ def room_to_reserve() -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
+
+
+def _beside_heap_bytes() -> int:
+    """Resident memory that nobody has of the C library: its freed memory, and what never came from it. 0 where the
+    library does not count.
+    """
+    allocated = allocated_bytes()
+    return 0 if allocated is None else status_bytes("RssAnon") - allocated
 
 
 def _lower_data_limit(cap_bytes: int) -> tuple[int, int] | None:

@@ -10,6 +10,7 @@ import warnings
 import pytest
 
 from pocketft.errors import MemoryCapError
+from pocketft.memory.allocator import allocated_bytes
 from pocketft.memory.guard import Guard, hard_limit, is_out_of_memory
 from pocketft.memory.meter import rss_bytes
 
@@ -54,6 +55,41 @@ def test_freed_memory_waits_only_within_what_is_expected(monkeypatch: pytest.Mon
     assert not trims
     guard.stay_within(600 * MB, 110 * MB)
     assert trims
+
+
+def test_freed_memory_that_serves_what_comes_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    trims: list[bool] = []
+    beside_heap = 100 * MB
+    monkeypatch.setattr("pocketft.memory.guard.rss_bytes", lambda: 580 * MB)
+    monkeypatch.setattr("pocketft.memory.guard.trim_heap", lambda: trims.append(True))
+    monkeypatch.setattr("pocketft.memory.guard._beside_heap_bytes", lambda: beside_heap)
+    guard = Guard(2000 * MB)
+    beside_heap = 500 * MB  # 400 freed: all graphs of the step before
+    guard.stay_within(600 * MB, 90 * MB)
+    assert not trims
+    beside_heap = 200 * MB  # 100 in gaps between the graphs of this one
+    guard.stay_within(600 * MB, 90 * MB)
+    assert trims
+
+
+@pytest.mark.skipif(not allocated_bytes(), reason="the C library counts nothing")
+def test_the_heap_tells_what_is_freed_and_still_resident() -> None:
+    program = (
+        "import torch; from pocketft.memory.allocator import allocated_bytes, keep_freed_memory\n"
+        "from pocketft.memory.guard import Guard\n"
+        "keep_freed_memory(); guard = Guard(1 << 40); before = allocated_bytes()\n"
+        "tensors = [torch.ones(16 << 20, dtype=torch.uint8) for _ in range(8)]\n"
+        "print(allocated_bytes() - before >> 20, guard._idle_bytes() >> 20)\n"
+        "del tensors[:7]\n"
+        "print(allocated_bytes() - before >> 20, guard._idle_bytes() >> 20)\n"
+        "guard.stay_within(0, 1 << 30)\n"
+        "print(guard._idle_bytes() >> 20)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    in_use, idle, later_in_use, later_idle, idle_when_trimmed = (int(word) for word in done.stdout.split())
+    assert 128 <= in_use < 132 and idle < 16
+    assert 16 <= later_in_use < 20 and 108 <= later_idle < 128
+    assert idle_when_trimmed == 0
 
 
 @pytest.mark.parametrize(
