@@ -23,6 +23,7 @@ from pocketft.memory.size import format_size
 _UNTOUCHED_BYTES = 128 << 20
 _our_limit: int | None = None  # as set last; another one is the person's and stays
 _NEAR = 0.95  # of the cap: a peak beyond it turns on frugality before the next one can be higher
+_READY = 0.5  # of freed memory, for what comes; the rest may lie in pieces that are too small
 _HEIGHT = 0.8  # of a plan's memory, gaps included, which are up to a tenth
 _ADVICE = "give a larger --memory"
 
@@ -35,15 +36,16 @@ class Guard:
         self._earlier_peak_bytes = peak_rss_bytes()  # of what this process did before, which is not to be undone
 
     def is_tight(self, coming_bytes: int) -> bool:
-        """Whether the cap is near, or would be crossed by `coming_bytes` more. Raises MemoryCapError if it was crossed
-        since the last look: a crossing is never passed in silence.
+        """Whether the cap is near, or would be crossed by `coming_bytes` more; some of that finds room in what the block
+        before has freed. Raises MemoryCapError if it was crossed since the last look: never is that passed in silence.
         """
         _renew_data_limit(self.cap_bytes)
         peak = peak_rss_bytes()
         if self.is_crossed:
             raise MemoryCapError(f"{format_size(peak)} were in use, more than the cap of {self._cap}; {_ADVICE}")
         near = peak > max(_NEAR * self.cap_bytes, self._earlier_peak_bytes)
-        return near or rss_bytes() + coming_bytes > self.cap_bytes
+        beyond_bytes = rss_bytes() + coming_bytes - self.cap_bytes
+        return near or (beyond_bytes > 0 and beyond_bytes > _READY * self._idle_bytes())
 
     def stay_within(self, expected_bytes: int, coming_bytes: int) -> None:
         """Freed memory goes back where `coming_bytes` more would lead beyond what is expected, however far the cap: but

@@ -72,6 +72,17 @@ def test_freed_memory_that_serves_what_comes_stays(monkeypatch: pytest.MonkeyPat
     assert trims
 
 
+def test_half_of_what_is_freed_is_room_below_the_cap(monkeypatch: pytest.MonkeyPatch) -> None:
+    beside_heap = 100 * MB
+    monkeypatch.setattr("pocketft.memory.guard.rss_bytes", lambda: 1900 * MB)
+    monkeypatch.setattr("pocketft.memory.guard.peak_rss_bytes", lambda: 1900 * MB)
+    monkeypatch.setattr("pocketft.memory.guard._beside_heap_bytes", lambda: beside_heap)
+    guard = Guard(2001 * MB)
+    assert guard.is_tight(150 * MB)
+    beside_heap = 220 * MB
+    assert not guard.is_tight(150 * MB) and guard.is_tight(170 * MB)
+
+
 @pytest.mark.skipif(not allocated_bytes(), reason="the C library counts nothing")
 def test_the_heap_tells_what_is_freed_and_still_resident() -> None:
     program = (
