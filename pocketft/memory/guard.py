@@ -36,7 +36,7 @@ class Guard:
         self._earlier_peak_bytes = peak_rss_bytes()  # of what this process did before, which is not to be undone
 
     def is_tight(self, coming_bytes: int) -> bool:
-        """Whether the cap is near, or would be crossed by `coming_bytes` more; some of that finds room in what the block
+        """Whether the cap is near, or would be crossed by `coming_bytes` more; some finds room in what the block
         before has freed. Raises MemoryCapError if it was crossed since the last look: never is that passed in silence.
         """
         _renew_data_limit(self.cap_bytes)
