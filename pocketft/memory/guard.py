@@ -47,14 +47,14 @@ class Guard:
         beyond_bytes = rss_bytes() + coming_bytes - self.cap_bytes
         return near or (beyond_bytes > 0 and beyond_bytes > _READY * self._idle_bytes())
 
-    def stay_within(self, expected_bytes: int, coming_bytes: int) -> None:
-        """Freed memory goes back where `coming_bytes` more would lead beyond what is expected, however far the cap: but
-        only near the height of a step, where it is gaps. Before and after, it is room for graphs that come again.
+    def stay_within(self, expected_bytes: int, coming_bytes: int, graphs_bytes: int) -> None:
+        """Freed memory goes back where `coming_bytes` more would lead beyond what is expected, however far the cap. But
+        where as much is free as graphs of `graphs_bytes` in all were, between the heights of steps, it waits for them.
         """
         in_use = rss_bytes()
         if in_use + coming_bytes <= expected_bytes:
             return
-        if in_use + coming_bytes - self._idle_bytes() > _HEIGHT * expected_bytes:
+        if in_use + coming_bytes - min(self._idle_bytes(), graphs_bytes) > _HEIGHT * expected_bytes:
             trim_heap()
             self._beside_heap_bytes = _beside_heap_bytes()
 

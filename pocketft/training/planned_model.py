@@ -107,7 +107,8 @@ class PlannedModel:
         not.
         """
         guard, rise = self._guard, self.plan.rise
-        guard.stay_within(self.plan.predicted_peak_bytes, rise.until_next_look(coming))
+        graphs_bytes = self.plan.components["kept_graphs"]
+        guard.stay_within(self.plan.predicted_peak_bytes, rise.until_next_look(coming), graphs_bytes)
         if not guard.is_tight(rise.at_worst(coming)):
             return
         self._be_frugal()

@@ -51,9 +51,9 @@ def test_freed_memory_waits_only_within_what_is_expected(monkeypatch: pytest.Mon
     monkeypatch.setattr("pocketft.memory.guard.rss_bytes", lambda: 500 * MB)
     monkeypatch.setattr("pocketft.memory.guard.trim_heap", lambda: trims.append(True))
     guard = Guard(2000 * MB)
-    guard.stay_within(600 * MB, 90 * MB)
+    guard.stay_within(600 * MB, 90 * MB, 300 * MB)
     assert not trims
-    guard.stay_within(600 * MB, 110 * MB)
+    guard.stay_within(600 * MB, 110 * MB, 0)
     assert trims
 
 
@@ -65,10 +65,12 @@ def test_freed_memory_that_serves_what_comes_stays(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("pocketft.memory.guard._beside_heap_bytes", lambda: beside_heap)
     guard = Guard(2000 * MB)
     beside_heap = 500 * MB  # 400 freed: all graphs of the step before
-    guard.stay_within(600 * MB, 90 * MB)
+    guard.stay_within(600 * MB, 90 * MB, 300 * MB)
     assert not trims
+    guard.stay_within(600 * MB, 90 * MB, 0)  # no graphs are kept that could come again
+    assert trims.pop()
     beside_heap = 200 * MB  # 100 in gaps between the graphs of this one
-    guard.stay_within(600 * MB, 90 * MB)
+    guard.stay_within(600 * MB, 90 * MB, 300 * MB)
     assert trims
 
 
@@ -93,7 +95,7 @@ def test_the_heap_tells_what_is_freed_and_still_resident() -> None:
         "print(allocated_bytes() - before >> 20, guard._idle_bytes() >> 20)\n"
         "del tensors[:7]\n"
         "print(allocated_bytes() - before >> 20, guard._idle_bytes() >> 20)\n"
-        "guard.stay_within(0, 1 << 30)\n"
+        "guard.stay_within(0, 1 << 30, 0)\n"
         "print(guard._idle_bytes() >> 20)\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
