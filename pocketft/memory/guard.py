@@ -24,7 +24,7 @@ _UNTOUCHED_BYTES = 128 << 20
 _our_limit: int | None = None  # as set last; another one is the person's and stays
 _NEAR = 0.95  # of the cap: a peak beyond it turns on frugality before the next one can be higher
 _READY = 0.5  # of freed memory, for what comes; the rest may lie in pieces that are too small
-_HEIGHT = 0.8  # of a plan's memory, gaps included, which are up to a tenth
+_HEIGHT = 0.8  # of a plan's memory: with more than that in use, the most that a step needs is near
 _ADVICE = "give a larger --memory"
 
 
@@ -32,7 +32,7 @@ class Guard:
     def __init__(self, cap_bytes: int) -> None:
         self.cap_bytes = cap_bytes
         self._frugal = False
-        self._beside_heap_bytes = _beside_heap_bytes()
+        self._unallocated_when_trimmed = _unallocated_bytes()
         self._earlier_peak_bytes = peak_rss_bytes()  # of what this process did before, which is not to be undone
 
     def is_tight(self, coming_bytes: int) -> bool:
@@ -56,11 +56,11 @@ class Guard:
             return
         if in_use + coming_bytes - min(self._idle_bytes(), graphs_bytes) > _HEIGHT * expected_bytes:
             trim_heap()
-            self._beside_heap_bytes = _beside_heap_bytes()
+            self._unallocated_when_trimmed = _unallocated_bytes()
 
     def _idle_bytes(self) -> int:
         """Freed memory that is still resident, by what has come since all of it was given back."""
-        return max(0, _beside_heap_bytes() - self._beside_heap_bytes)
+        return max(0, _unallocated_bytes() - self._unallocated_when_trimmed)
 
     def be_frugal(self) -> bool:
         """Freed memory goes back to the system, and from now on at once. False where that is so already."""
@@ -184,7 +184,7 @@ def room_to_reserve() -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
 
 
-def _beside_heap_bytes() -> int:
+def _unallocated_bytes() -> int:
     """Resident memory that nobody has of the C library: its freed memory, and what never came from it. 0 where the
     library does not count.
     """

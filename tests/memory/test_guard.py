@@ -59,29 +59,29 @@ def test_freed_memory_waits_only_within_what_is_expected(monkeypatch: pytest.Mon
 
 def test_freed_memory_that_serves_what_comes_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     trims: list[bool] = []
-    beside_heap = 100 * MB
+    unallocated = 100 * MB
     monkeypatch.setattr("pocketft.memory.guard.rss_bytes", lambda: 580 * MB)
     monkeypatch.setattr("pocketft.memory.guard.trim_heap", lambda: trims.append(True))
-    monkeypatch.setattr("pocketft.memory.guard._beside_heap_bytes", lambda: beside_heap)
+    monkeypatch.setattr("pocketft.memory.guard._unallocated_bytes", lambda: unallocated)
     guard = Guard(2000 * MB)
-    beside_heap = 500 * MB  # 400 freed: all graphs of the step before
+    unallocated = 500 * MB  # 400 freed: all graphs of the step before
     guard.stay_within(600 * MB, 90 * MB, 300 * MB)
     assert not trims
     guard.stay_within(600 * MB, 90 * MB, 0)  # no graphs are kept that could come again
     assert trims.pop()
-    beside_heap = 200 * MB  # 100 in gaps between the graphs of this one
+    unallocated = 200 * MB  # 100 in gaps between the graphs of this one
     guard.stay_within(600 * MB, 90 * MB, 300 * MB)
     assert trims
 
 
 def test_half_of_what_is_freed_is_room_below_the_cap(monkeypatch: pytest.MonkeyPatch) -> None:
-    beside_heap = 100 * MB
+    unallocated = 100 * MB
     monkeypatch.setattr("pocketft.memory.guard.rss_bytes", lambda: 1900 * MB)
     monkeypatch.setattr("pocketft.memory.guard.peak_rss_bytes", lambda: 1900 * MB)
-    monkeypatch.setattr("pocketft.memory.guard._beside_heap_bytes", lambda: beside_heap)
+    monkeypatch.setattr("pocketft.memory.guard._unallocated_bytes", lambda: unallocated)
     guard = Guard(2001 * MB)
     assert guard.is_tight(150 * MB)
-    beside_heap = 220 * MB
+    unallocated = 220 * MB
     assert not guard.is_tight(150 * MB) and guard.is_tight(170 * MB)
 
 
