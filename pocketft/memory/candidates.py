@@ -42,7 +42,6 @@ CAN_SPILL = hasattr(os, "preadv")
 TILES = (LossTiles(4096, 512), LossTiles(2048, 256), LossTiles(1024, 128), LossTiles(256, 64))
 
 _TIGHT_SLOWER = 1.1
-_TIGHT_GAP_BYTES = 14 << 20  # in small pieces, which stay in the heap
 _SPILL_S_PER_BYTE = 2.5e-9  # written to the page cache and read back
 _TOGETHER_TOKENS = 4096  # more rows than this together gain nothing: the fixed cost of operations is gone by then
 _SHARES = 8  # kept graphs and mixed residences are tried in eighths of the blocks
@@ -290,8 +289,8 @@ def _gap_bytes(components: dict[str, int], habits: Habits, rise: Rise, some_reco
     """
     churn, kept = rise.workspace, components["kept_graphs"]
     inputs = components["block_inputs"] + components["call_arguments"]
-    if habits.tight:
-        return _TIGHT_GAP_BYTES + int(0.4 * churn + 0.15 * inputs + 0.05 * kept)
+    if habits.tight:  # large tensors are mapped one by one, and leave no gaps
+        return int(0.05 * kept)
     without_room = 0.3 * max(0, churn - kept)
     if habits.keep_attention:
         return int(without_room + 0.2 * inputs + 0.08 * kept)

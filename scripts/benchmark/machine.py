@@ -75,9 +75,9 @@ def _installed(python: str) -> dict[str, str]:
 
 
 def _commit() -> str:
-    """Of the code: what an earlier section has written into docs/ is no change of it."""
-    commit = _git("rev-parse", "--short", "HEAD")
-    changed = _git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!docs")
+    """The last that changed what is measured; results that were added to docs/ since are no change of it."""
+    commit = _git("log", "-1", "--format=%h", "--", "pocketft")
+    changed = _git("status", "--porcelain", "--untracked-files=no", "--", "pocketft")
     return f"{commit}-dirty" if commit and changed else commit or "unknown"
 
 
