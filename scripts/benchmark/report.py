@@ -1,6 +1,7 @@
 """Results on disk: docs/benchmarks.json, and docs/benchmarks.md written from it.
 
-A section is measured by itself and replaces what it measured before; measured in part, it replaces those rows alone.
+A section is measured by itself and replaces what it measured before; measured in part, it replaces those rows alone,
+but none of another machine stays beside them.
 """
 
 from __future__ import annotations
@@ -62,18 +63,23 @@ def save(section: Section, date: str, folder: Path = DOCS) -> None:
 
 
 def merged(before: Mapping[str, Any] | None, section: Section, date: str) -> dict[str, Any]:
-    """The section as JSON: rows that were not measured this time stay, with their own date."""
+    """The section as JSON: rows that were not measured this time stay, with their own date and commit, where they were
+    measured on the same machine.
+    """
+    if before is not None and _processor(before) != _processor(section.setting):
+        before = None
+    from_now = {"date": date, "commit": section.setting.get("versions", {}).get("pocketft", {}).get("commit")}
     earlier = {table["title"]: table["rows"] for table in (before or {}).get("tables", ())}
     tables = []
     for table in section.tables:
-        rows = [{"cells": list(cells), "date": date} for cells in table.rows]
+        rows = [{"cells": list(cells), **from_now} for cells in table.rows]
         kept = [row for row in earlier.pop(table.title, ()) if len(row["cells"]) == len(table.columns)]
         by_name = {row["cells"][0]: row for row in [*kept, *rows]}  # where a row was before, it is again
         tables.append(_entry(table, list(by_name.values())))
     if section.summary is not None:
         summary = section.summary([row["cells"] for row in tables[-1]["rows"]])
         earlier.pop(summary.title, None)
-        tables.insert(0, _entry(summary, [{"cells": list(cells), "date": date} for cells in summary.rows]))
+        tables.insert(0, _entry(summary, [{"cells": list(cells), **from_now} for cells in summary.rows]))
     for table_before in (before or {}).get("tables", ()):
         if table_before["title"] in earlier:
             tables.append(table_before)
@@ -87,6 +93,11 @@ def merged(before: Mapping[str, Any] | None, section: Section, date: str) -> dic
         "tables": tables,
         "runs": [*runs, *section.runs],
     }
+
+
+def _processor(section: Mapping[str, Any]) -> tuple[Any, ...]:
+    machine = section.get("machine") or {}
+    return machine.get("cpu"), machine.get("flags")
 
 
 def _entry(table: Table, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -112,7 +123,8 @@ def page(known: Mapping[str, Any]) -> str:
 
 
 def _where(section: Mapping[str, Any]) -> str:
-    dates = sorted({row["date"] for table in section["tables"] for row in table["rows"]} | {section["date"]})
+    rows = [row for table in section["tables"] for row in table["rows"]]
+    dates = sorted({row["date"] for row in rows} | {section["date"]})
     when = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
     machine = section.get("machine")
     if machine is None:
@@ -122,6 +134,9 @@ def _where(section: Mapping[str, Any]) -> str:
         f"{format_size(machine['memory_bytes'])}, {' '.join(machine['flags']) or 'no listed features'};",
     ]
     for name, found in section.get("versions", {}).items():
+        if "commit" in found:
+            commits = sorted({row.get("commit") or found["commit"] for row in rows})
+            found = {**found, "commit": " and ".join(commits)}
         words.append(f"{name}: {', '.join(f'{key} {value}' for key, value in found.items() if key != name)};")
     return " ".join(words).rstrip(";") + ".\n"
 

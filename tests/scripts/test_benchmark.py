@@ -58,6 +58,20 @@ def test_rows_measured_again_replace_only_themselves() -> None:
     assert "Measured 2026-01-01 to 2026-01-02" in page({"plans": second})
 
 
+def on(cpu: str, commit: str, *rows: tuple[str, str]) -> Section:
+    machine = {"cpu": cpu, "cores": 2, "threads": 2, "memory_bytes": 1 << 30, "flags": []}
+    return replace(section(*rows), setting={"machine": machine, "versions": {"pocketft": {"commit": commit}}})
+
+
+def test_rows_of_another_commit_say_so_and_those_of_another_machine_go() -> None:
+    first = merged(None, on("one", "aaa", ("a", "1"), ("b", "2")), "2026-01-01")
+    second = merged(first, on("one", "bbb", ("b", "3")), "2026-01-01")
+    assert "commit aaa and bbb" in page({"plans": second})
+    third = merged(second, on("other", "bbb", ("b", "4")), "2026-01-01")
+    assert [row["cells"] for row in third["tables"][0]["rows"]] == [["b", "4"]]
+    assert [run["name"] for run in third["runs"]] == ["b"]
+
+
 def test_a_row_measured_again_keeps_its_place_and_the_summary_is_of_all_rows() -> None:
     def summed(rows: Sequence[Sequence[str]]) -> Table:
         return Table("Sum", ("row", "value"), [("sum", str(sum(int(row[1]) for row in rows)))])
