@@ -49,12 +49,14 @@ class Guard:
 
     def stay_within(self, expected_bytes: int, coming_bytes: int, graphs_bytes: int) -> None:
         """Freed memory goes back where `coming_bytes` more would lead beyond what is expected, however far the cap. But
-        where as much is free as graphs of `graphs_bytes` in all were, between the heights of steps, it waits for them.
+        where as much is free as graphs of `graphs_bytes` in all were, between the heights of steps, it waits for them,
+        as long as half of what comes may find no room there.
         """
         in_use = rss_bytes()
         if in_use + coming_bytes <= expected_bytes:
             return
-        if in_use + coming_bytes - min(self._idle_bytes(), graphs_bytes) > _HEIGHT * expected_bytes:
+        at_height = in_use + coming_bytes - min(self._idle_bytes(), graphs_bytes) > _HEIGHT * expected_bytes
+        if at_height or in_use + _READY * coming_bytes > expected_bytes:
             trim_heap()
             self._unallocated_when_trimmed = _unallocated_bytes()
 
