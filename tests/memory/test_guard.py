@@ -60,16 +60,19 @@ def test_freed_memory_waits_only_within_what_is_expected(monkeypatch: pytest.Mon
 def test_freed_memory_that_serves_what_comes_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     trims: list[bool] = []
     unallocated = 100 * MB
-    monkeypatch.setattr("pocketft.memory.guard.rss_bytes", lambda: 580 * MB)
+    monkeypatch.setattr("pocketft.memory.guard.rss_bytes", lambda: 550 * MB)
     monkeypatch.setattr("pocketft.memory.guard.trim_heap", lambda: trims.append(True))
     monkeypatch.setattr("pocketft.memory.guard._unallocated_bytes", lambda: unallocated)
     guard = Guard(2000 * MB)
     unallocated = 500 * MB  # 400 freed: all graphs of the step before
     guard.stay_within(600 * MB, 90 * MB, 300 * MB)
     assert not trims
+    guard.stay_within(600 * MB, 110 * MB, 300 * MB)  # half of that would be too much
+    assert trims.pop()
+    unallocated = 900 * MB
     guard.stay_within(600 * MB, 90 * MB, 0)  # no graphs are kept that could come again
     assert trims.pop()
-    unallocated = 200 * MB  # 100 in gaps between the graphs of this one
+    unallocated += 100 * MB  # in gaps between the graphs of this one
     guard.stay_within(600 * MB, 90 * MB, 300 * MB)
     assert trims
 
