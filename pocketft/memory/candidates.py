@@ -24,7 +24,7 @@ from pocketft.engine.skeleton import empty_model
 from pocketft.engine.weights import WeightSource
 from pocketft.memory.allocator import release_code, release_freed_memory
 from pocketft.memory.apart import done_apart
-from pocketft.memory.footprint import Footprint, loss_cost, measure_footprint
+from pocketft.memory.footprint import Footprint, loss_cost, measure_footprints
 from pocketft.memory.meter import rss_bytes
 from pocketft.memory.plan import Plan, Rise, Workload
 from pocketft.memory.profile import MachineProfile
@@ -94,6 +94,7 @@ class Candidates:
     ) -> None:
         self.config, self.source, self.lora = config, source, lora
         self.workload, self.profile, self.dtype = workload, profile, dtype
+        self._hidden_size, self._vocab_size = config.hidden_size, config.vocab_size  # asked for 100,000 times
         self.itemsize = self._torch_dtype.itemsize
         self._habits = [habits for habits in _HABITS if not (workload.forward_only and habits.keep_attention)]
         names = [name for name in source.block_names() if name.startswith("block.")]
@@ -149,17 +150,15 @@ class Candidates:
     @property
     def _step_hidden_bytes(self) -> int:
         """Hidden states of all tokens of a step, once."""
-        return self.workload.tokens_per_step * self.config.hidden_size * self.itemsize
+        return self.workload.tokens_per_step * self._hidden_size * self.itemsize
 
     def _measured(self) -> tuple[dict[tuple[int, bool], Footprint], dict[LossTiles, Cost]]:
         """Footprints by micro-batch and whether attention is kept; what the loss costs by its tiles."""
-        footprints = {}
-        for micro_batch in self.micro_batches:
-            for keep in {habits.keep_attention for habits in self._habits}:
-                shape, dtype = (micro_batch, self.workload.row_tokens), self._torch_dtype
-                footprints[micro_batch, keep] = measure_footprint(
-                    self.config, self.source, self.lora, shape, dtype, keep
-                )
+        keeps = {habits.keep_attention for habits in self._habits}
+        ways = [(micro_batch, keep) for micro_batch in self.micro_batches for keep in keeps]
+        footprints = measure_footprints(
+            self.config, self.source, self.lora, self.workload.row_tokens, ways, self._torch_dtype
+        )
         return footprints, {tiles: self._loss_cost(tiles) for tiles in TILES}
 
     def _plan(
@@ -223,7 +222,7 @@ class Candidates:
 
     def _work(self, footprint: Footprint, micro_batches: int, mix: Mix, kept: int, tiles: LossTiles) -> Work:
         """Of one optimizer step. Forward and backward bind each shared block once."""
-        head = self.config.vocab_size * self.config.hidden_size
+        head = self._vocab_size * self._hidden_size
         if self.workload.forward_only:
             return Work(footprint.forward * micro_batches, Cost(), mix.shared_weights + head, mix.streamed_bytes)
         again = 1.0 - kept / len(mix.residences)
@@ -243,18 +242,18 @@ class Candidates:
         if not streamed:
             return self._ends_bytes
         rows = tiles.vocab_rows + max(tiles.tokens, micro_batch * self.workload.row_tokens)
-        return rows * self._head_bytes // self.config.vocab_size
+        return rows * self._head_bytes // self._vocab_size
 
     def _loss_cost(self, tiles: LossTiles) -> Cost:
         tokens = self.workload.tokens_per_step
-        visits = tokens / tiles.tokens * self.config.vocab_size / tiles.vocab_rows
-        return loss_cost(self.config.hidden_size, tiles, self._torch_dtype) * visits
+        visits = tokens / tiles.tokens * self._vocab_size / tiles.vocab_rows
+        return loss_cost(self._hidden_size, tiles, self._torch_dtype) * visits
 
     def _loss_bytes(self, tiles: LossTiles) -> int:
         """Normed states, their loss rows twice, and gradients; the running sums in fp32; one tile."""
         hidden = 5 * self._step_hidden_bytes
-        running = self.workload.tokens_per_step * self.config.hidden_size * 4
-        return hidden + running + tile_bytes(tiles, self.config.hidden_size, self.itemsize)
+        running = self.workload.tokens_per_step * self._hidden_size * 4
+        return hidden + running + tile_bytes(tiles, self._hidden_size, self.itemsize)
 
     def _mix(self, residences: tuple[Residence, ...]) -> Mix:
         shared = [w for kind, w in zip(residences, self._weights, strict=True) if kind != "dense"]

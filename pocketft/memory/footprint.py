@@ -7,7 +7,7 @@ Knows the engine; nothing of caps or choices.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,21 +61,28 @@ class _Block:
     backward: Cost
 
 
-def measure_footprint(
+def measure_footprints(
     config: PretrainedConfig,
     source: WeightSource,
     lora: LoraConfig,
-    shape: tuple[int, int],
+    length: int,
+    ways: Iterable[tuple[int, bool]],
     dtype: torch.dtype,
-    keep_attention: bool = False,
-) -> Footprint:
-    """Run the block of each kind that has the largest adapter, on meta tensors. Reads no weights."""
+) -> dict[tuple[int, bool], Footprint]:
+    """For rows of `length` tokens in each of `ways`: how many rows together, and whether attention is kept. Reads no
+    weights. The model is described once for all, which takes longer than all measuring.
+    """
     skeleton = build_skeleton(config, ShapesOnly(source), dtype, META)
     attach_lora(skeleton.model, copy.deepcopy(lora), seed=0)
+    return {(batch, keep): _measure(skeleton, (batch, length), keep, dtype) for batch, keep in ways}
+
+
+def _measure(skeleton: Skeleton, shape: tuple[int, int], keep_attention: bool, dtype: torch.dtype) -> Footprint:
+    """Run the block of each kind that has the largest adapter, on meta tensors."""
+    config = skeleton.decoder.config
     numbers = sum(p.numel() for _, p in lora_parameters(skeleton.model))
-    batch, length = shape
-    embeds = torch.zeros(1, dtype=dtype).expand(batch, length, config.hidden_size)
-    positions = torch.arange(length).expand(batch, -1)
+    embeds = torch.zeros(1, dtype=dtype).expand(*shape, config.hidden_size)
+    positions = torch.arange(shape[1]).expand(shape)
     arguments = call_arguments(skeleton, embeds, positions)
     called = [keeping_probabilities(one) for one in arguments] if keep_attention else arguments
     kinds = _largest_of_each_kind(config, skeleton)
@@ -116,6 +123,10 @@ def _measure_block(
         recompute = both.cost
         backward_from(output, gradient)
     del output
+    if end is not None:
+        end.output_unused = False
+    for parameter in layer.parameters():
+        parameter.grad = None
     backward = both.cost + recompute * -1.0
     return _Block(forward.peak, both.peak - kept_bytes, both.peak, kept_bytes, forward.cost, recompute, backward)
 

@@ -87,7 +87,8 @@ def make_choice(
     if workload.forward_only:
         return Choice(chosen, (), None)
     more = _fastest(plans, cap_bytes + MORE_BYTES)
-    return Choice(chosen, _alternatives(plans, chosen), more if more != chosen else None)
+    faster = more is not None and more.tokens_per_s > chosen.tokens_per_s
+    return Choice(chosen, _alternatives(plans, chosen), more if faster else None)
 
 
 def _fastest(plans: Iterable[Plan], cap_bytes: int) -> Plan | None:

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from pocketft.errors import CapTooSmall
-from pocketft.memory.footprint import measure_footprint
+from pocketft.memory.footprint import measure_footprints
 from pocketft.memory.meter import rss_bytes
 from pocketft.memory.plan import Plan, Workload
 from pocketft.memory.planner import Choice, make_choice
@@ -78,12 +78,21 @@ def test_saved_tensors_count_until_backward_frees_them() -> None:
 
 
 def test_longer_rows_cost_more_and_the_adapter_is_counted_exactly(source: MemorySource) -> None:
-    short, long = (measure_footprint(CONFIG, source, LORA, (1, n), torch.bfloat16) for n in (256, 1024))
+    short, long = (
+        measure_footprints(CONFIG, source, LORA, n, [(1, False)], torch.bfloat16)[1, False] for n in (256, 1024)
+    )
     assert long.backward_bytes > 3 * short.backward_bytes
     per_block = sum(
         4 * (i + o) for i, o in [(256, 256), (256, 128), (256, 128), (256, 256), (256, 512), (256, 512), (512, 256)]
     )
     assert short.adapter_numbers == 8 * per_block
+
+
+def test_what_is_measured_one_after_another_does_not_touch_what_comes_after(source: MemorySource) -> None:
+    ways = [(2, True), (1, False), (2, False), (1, True)]
+    together = measure_footprints(CONFIG, source, LORA, 256, ways, torch.float32)
+    for way in ways:
+        assert measure_footprints(CONFIG, source, LORA, 256, [way], torch.float32)[way] == together[way]
 
 
 def test_the_cap_is_kept_and_more_memory_is_never_slower(source: MemorySource) -> None:
@@ -136,6 +145,9 @@ def test_a_choice_says_what_it_beat_and_what_more_memory_would_buy(source: Memor
         if not other.fits:
             assert parse_size(other.reason.split("--memory ")[1]) > tight.plan.cap_bytes
     assert tight.with_more is not None and tight.with_more.tokens_per_s > tight.plan.tokens_per_s
+    for more_mb in range(0, 700, 70):  # whatever is shown as a gain is one
+        choice = choice_for(source, advised_cap_bytes(source) + more_mb * MB)
+        assert choice.with_more is None or choice.with_more.tokens_per_s > choice.plan.tokens_per_s
     roomy = choice_for(source, 4000 * MB)
     assert roomy.with_more is None and roomy.to_json()["with_more"] is None
     assert all(other.plan.tokens_per_s <= 1.03 * roomy.plan.tokens_per_s for other in roomy.alternatives)
