@@ -25,7 +25,7 @@ def doctor(
     json: options.Json = False,
 ) -> None:
     """Look at this machine: what it is, what would run, what is missing."""
-    notice("looking at this machine; the first time takes a few seconds")
+    notice("looking at this machine; this takes a few seconds")
     found = examine()
     if json:
         print_json(found)
@@ -57,11 +57,12 @@ def examine() -> dict[str, Any]:
 
 def _machine() -> dict[str, Any]:
     from pocketft.memory.meter import available_bytes, cgroup_limit_bytes, total_bytes
+    from pocketft.memory.processor import processor
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
-        "processor": _processor(),
+        "processor": processor()[0],
         "cores": cores,
         "memory_bytes": total_bytes(),
         "available_bytes": available_bytes(),
@@ -70,22 +71,14 @@ def _machine() -> dict[str, Any]:
     }
 
 
-def _processor() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:  # not Linux
-        pass
-    return platform.processor() or platform.machine()
-
-
 def _speed() -> dict[str, Any]:
-    """What training has to do most, measured: the same figures that plans are made with."""
+    """What training has to do most, measured anew: the figures that plans are made with from now on. Those in the cache
+    may be of a moment when the machine was busy.
+    """
     from pocketft.memory.profile import machine_profile
     from pocketft.models.location import cache_home
 
-    profile = machine_profile(cache_home())
+    profile = machine_profile(cache_home(), refresh=True)
     return {**dataclasses.asdict(profile), "compute_dtype": profile.compute_dtype}
 
 

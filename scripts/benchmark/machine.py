@@ -7,10 +7,10 @@ import json
 import os
 import platform
 import subprocess
-from pathlib import Path
 from typing import Any
 
 from benchmark.places import CHECKOUT, our_python, threads
+from pocketft.memory.processor import processor
 
 _PACKAGES = ("torch", "transformers", "peft", "trl", "bitsandbytes", "accelerate")
 _FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "bf16", "i8mm")  # that decide which products are fast
@@ -30,7 +30,7 @@ print(json.dumps(found))
 def machine() -> dict[str, Any]:
     import psutil
 
-    cpu, flags = _cpu()
+    cpu, flags = processor()
     return {
         "cpu": cpu,
         "cores": os.cpu_count(),
@@ -52,20 +52,6 @@ def versions(peers: str | None = None) -> dict[str, Any]:
 
 def today() -> str:
     return datetime.date.today().isoformat()
-
-
-def _cpu() -> tuple[str, set[str]]:
-    """The processor's name and features, as /proc/cpuinfo tells them; elsewhere what Python knows."""
-    name: str = platform.processor() or platform.machine()
-    flags: set[str] = set()
-    path = Path("/proc/cpuinfo")
-    for line in path.read_text().splitlines() if path.exists() else ():
-        key, _, value = line.partition(":")
-        if key.strip() == "model name":
-            name = value.strip()
-        elif key.strip() in ("flags", "Features"):
-            return name, set(value.split())
-    return name, flags
 
 
 def _installed(python: str) -> dict[str, str]:

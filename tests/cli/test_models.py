@@ -87,7 +87,7 @@ def test_doctor_says_what_the_machine_is_and_what_is_missing(
         compute_dtype = "bfloat16"
 
     profile = types.ModuleType("pocketft.memory.profile")
-    profile.machine_profile = lambda cache_folder: Profile()  # type: ignore[attr-defined]
+    profile.machine_profile = lambda cache_folder, refresh: Profile()  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "pocketft.memory.profile", profile)
     monkeypatch.setattr("pocketft.cli.doctor._accelerators", list)
     monkeypatch.setattr("pocketft.cli.doctor._version", lambda name: None if name == "peft" else "1.0")
