@@ -82,12 +82,14 @@ class _LateCompiler(ModuleType):
         return getattr(self, name)
 
 
-def _late_compiler() -> ModuleType:
+def _late_compiler() -> ModuleType | None:
+    """None for a torch that has it elsewhere, or not at all: then the libraries import what they find."""
     import torch
 
     if _COMPILER not in sys.modules:
         spec = importlib.util.find_spec(_COMPILER)
-        assert spec is not None
+        if spec is None:
+            return None
         module = importlib.util.module_from_spec(spec)
         module.__class__ = _LateCompiler
         sys.modules[_COMPILER] = torch._dynamo = module

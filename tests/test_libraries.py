@@ -29,6 +29,14 @@ import pocketft.training.session
 print(torch.distributed.is_available(), type(torch._dynamo).__name__)
 """
 
+_ELSEWHERE = """
+import importlib.util, sys
+find = importlib.util.find_spec
+importlib.util.find_spec = lambda name, package=None: None if name == "torch._dynamo" else find(name, package)
+import pocketft.training.session
+print("peft" in sys.modules)
+"""
+
 
 def _said(program: str) -> list[str]:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
@@ -46,3 +54,7 @@ def test_the_compiler_and_the_quantizer_are_there_for_who_asks() -> None:
 
 def test_a_program_that_loaded_the_libraries_itself_keeps_them_whole() -> None:
     assert _said(_AS_IT_WAS) == ["True module"]
+
+
+def test_a_torch_that_has_its_compiler_elsewhere_is_used_as_it_is() -> None:
+    assert _said(_ELSEWHERE) == ["True"]
