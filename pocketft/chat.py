@@ -23,16 +23,16 @@ from transformers.generation.streamers import BaseStreamer
 
 from pocketft.data.chat import ChatTemplate, plain_template
 from pocketft.data.documents import Turn
-from pocketft.data.tokenizer import TextTokenizer, load_text_tokenizer
+from pocketft.data.tokenizer import TextTokenizer
 from pocketft.data.tokenizer_files import chat_template_source
 from pocketft.engine.model import EngineModel
 from pocketft.errors import AdapterError, UsageError
 from pocketft.memory.guard import hard_limit
 from pocketft.memory.plan import Workload
 from pocketft.training.evaluate import read_adapter, run_recipe
-from pocketft.training.events import Reporter
+from pocketft.training.events import Event, Reporter
 from pocketft.training.planned_model import PlannedModel
-from pocketft.training.preparation import Base, build_planned, choose_plan, find_device, open_base
+from pocketft.training.preparation import Base, build_planned, choose_plan, find_device, open_base, open_tokenizer
 from pocketft.training.run_folder import read_info
 
 _CONTEXT_TOKENS = 1024  # of the conversation, the answer included; older turns are left out beyond it
@@ -58,7 +58,7 @@ def open_chat(run: Path, cap_bytes: int, report: Reporter) -> ChatSession:
     config, state = read_adapter(run)
     device = find_device("auto")
     base = open_base(recipe.model.name, recipe.model.quantization, report, cap_bytes)
-    tokenizer = load_text_tokenizer(base.model.config_dir)
+    tokenizer = open_tokenizer(base, cap_bytes)
     work = Workload(
         1,
         _CONTEXT_TOKENS,
@@ -98,6 +98,8 @@ class ChatSession:
         self._model, self._planned = model, planned
         self._tokenizer, self._template, self._stop_tokens = tokenizer, template, list(stop_tokens)
         self._turns: list[Turn] = []
+        self._changes: list[Event] = []
+        planned.report = self._changes.append
         torch.manual_seed(_SEED)
 
     def reset(self) -> None:
@@ -127,6 +129,12 @@ class ChatSession:
             if len(turns) == 1:
                 raise UsageError(f"that message has {len(ids)} tokens; the limit is {_CONTEXT_TOKENS - _ANSWER_TOKENS}")
             turns = turns[2:]
+
+    def take_changes(self) -> list[Event]:
+        """What was done since the last call to stay within the cap."""
+        taken = self._changes.copy()
+        del self._changes[: len(taken)]
+        return taken
 
     def check_memory(self) -> None:
         """Between two tokens. Raises MemoryCapError where the next would cross the cap."""

@@ -73,6 +73,12 @@ def test_the_same_conversation_gets_the_same_answer_and_a_message_too_long_is_re
     assert answers[0] == "".join(itertools.islice(session.reply("hello there"), 8))
 
 
+def test_a_vocabulary_that_would_lead_over_the_cap_is_not_read(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pocketft.training.preparation._TOKENIZER_TIMES", 50_000)  # as if its file were larger by that
+    with pytest.raises(CapTooSmall, match=r"reading the tokenizer may need .* use --memory \d+MB"):
+        open_chat(run, rss_bytes() + (100 << 20), silent)
+
+
 def test_a_cap_that_is_too_small_and_a_folder_that_is_no_run_are_told(run: Path, tmp_path: Path) -> None:
     with pytest.raises(CapTooSmall, match="use --memory"):
         open_chat(run, 50 << 20, silent)

@@ -11,7 +11,7 @@ import typer
 
 from pocketft.cli import options
 from pocketft.cli.choices import cap_bytes, existing_paths
-from pocketft.cli.console import notice, reporter
+from pocketft.cli.console import memory_words, notice, reporter
 from pocketft.errors import UsageError
 
 if TYPE_CHECKING:
@@ -92,6 +92,10 @@ def _command(session: ChatSession, text: str) -> None:
 
 
 def _answer(session: ChatSession, text: str) -> None:
-    for piece in session.reply(text):
-        print(piece, end="", flush=True)
-    print()
+    try:
+        for piece in session.reply(text):
+            print(piece, end="", flush=True)
+        print()
+    finally:
+        for change in session.take_changes():
+            notice(memory_words(change))

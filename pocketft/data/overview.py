@@ -7,11 +7,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pocketft.data.layout import DOCUMENT, TOKEN, FlatFile
-from pocketft.errors import ModelError, PocketftError
+
+if TYPE_CHECKING:
+    from pocketft.data.tokenizer import TextTokenizer
 
 SAMPLES = 3
 SAMPLE_TOKENS = 96
@@ -40,18 +43,8 @@ def document_lengths(tokens_dir: Path) -> list[Lengths]:
     return [Lengths(1 << bin_, (2 << bin_) - 1, int(counts[bin_])) for bin_ in range(int(used[0]), int(used[-1]) + 1)]
 
 
-def sample_texts(tokens_dir: Path, tokenizer_dir: Path) -> list[str]:
+def sample_texts(tokens_dir: Path, tokenizer: TextTokenizer) -> list[str]:
     """How up to three documents begin, spread evenly, decoded from their tokens: exactly what is learned."""
-    from tokenizers import Tokenizer
-
-    try:
-        tokenizer = Tokenizer.from_file(str(tokenizer_dir / "tokenizer.json"))
-    except (PocketftError, MemoryError):
-        raise
-    except Exception as error:  # the library raises bare Exception
-        raise ModelError(
-            f"cannot read the tokenizer in {tokenizer_dir}: {error}; fetch the base model again"
-        ) from error
     texts = []
     with (
         FlatFile(tokens_dir / "documents.bin", DOCUMENT) as documents,
@@ -61,5 +54,5 @@ def sample_texts(tokens_dir: Path, tokenizer_dir: Path) -> list[str]:
         for number in range(count):
             document = documents.read((2 * number + 1) * len(documents) // (2 * count), 1)[0]
             ids = tokens.read(int(document["start"]), min(SAMPLE_TOKENS, int(document["count"])))
-            texts.append(tokenizer.decode(ids.tolist(), skip_special_tokens=True).strip())
+            texts.append(tokenizer.backend.decode(ids.tolist(), skip_special_tokens=True).strip())
     return texts

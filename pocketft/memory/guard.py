@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from pocketft.errors import MemoryCapError
+from pocketft.errors import CapTooSmall, MemoryCapError
 from pocketft.memory.allocator import allocated_bytes, map_large_tensors, release_code, release_freed_memory, trim_heap
 from pocketft.memory.meter import peak_rss_bytes, rss_bytes, status_bytes
 from pocketft.memory.size import format_size
@@ -97,6 +97,17 @@ class Guard:
         with hard_limit(self.cap_bytes):
             yield
         self.is_tight(0)
+
+    def require(self, coming_bytes: int, doing: str) -> None:
+        """For work of a library that ends the process where it is refused memory, and asks nobody. Raises CapTooSmall,
+        with the cap that is enough, where it would cross this one.
+        """
+        if missing := self.missing_bytes(coming_bytes):
+            enough_mb = -(-(self.cap_bytes + missing) // (10 << 20)) * 10
+            raise CapTooSmall(
+                f"{doing} may need {format_size(coming_bytes)} beside the {format_size(rss_bytes())} in use, which is "
+                f"more than the cap of {self._cap}; use --memory {enough_mb}MB"
+            )
 
     def refusal(self, coming_bytes: int) -> MemoryCapError:
         return MemoryCapError(

@@ -23,9 +23,9 @@ from peft import LoraConfig
 
 from pocketft.data.dataset import RowSet, reopen_dataset
 from pocketft.data.secrets.values import Value, find_values
-from pocketft.data.tokenizer import TextTokenizer, load_text_tokenizer
+from pocketft.data.tokenizer import TextTokenizer
 from pocketft.errors import DataError
-from pocketft.memory.guard import hard_limit
+from pocketft.memory.guard import Guard, hard_limit
 from pocketft.memory.plan import Workload
 from pocketft.models.location import cache_home
 from pocketft.recipe import Recipe
@@ -42,6 +42,7 @@ from pocketft.training.preparation import (
     choose_plan,
     find_device,
     open_base,
+    open_tokenizer,
     prepare_text,
 )
 from pocketft.training.probes import ROW_TOKENS, Answer, Probe, ask
@@ -116,12 +117,14 @@ def find_leaks(run: Path, data: Sequence[Path], report: Reporter, memory: str | 
     adapter = factors(config, state)
     base = open_base(recipe.model.name, recipe.model.quantization, report, cap_bytes(recipe))
     prepared = _training_text(run, data, recipe, base, report)
-    tokenizer = load_text_tokenizer(base.model.config_dir)
+    held_out, neutral = _held_out(prepared, base, recipe, report)
+    guard = Guard(cap_bytes(recipe))
+    tokenizer = open_tokenizer(base, guard.cap_bytes)
     values = _chosen(find_values(_texts(prepared.train, tokenizer)))
     value_probes = [[_value_probe(tokenizer, value, word) for word in _words(value)] for value in values]
-    held_out, neutral = _held_out(prepared, base, recipe, report)
     training_passages, held_out_passages = _passages(prepared.train, held_out)
-    del tokenizer  # a large vocabulary takes as much memory as a small model
+    del tokenizer
+    guard.is_tight(0)
     probes = [probe for group in value_probes for probe in group] + training_passages + held_out_passages
     if not probes:
         raise DataError(

@@ -7,7 +7,7 @@ from datetime import datetime, timezone
 from typing import Any
 
 from pocketft.data.overview import document_lengths, sample_texts
-from pocketft.errors import CapTooSmall
+from pocketft.errors import CapTooSmall, MemoryCapError
 from pocketft.training.data_settings import data_settings
 from pocketft.training.events import Reporter
 from pocketft.training.preparation import (
@@ -16,6 +16,7 @@ from pocketft.training.preparation import (
     find_device,
     lora_config,
     open_base,
+    open_tokenizer,
     prepare_text,
     rows_per_step,
     workload,
@@ -40,6 +41,11 @@ def look(request: TrainRequest, report: Reporter) -> dict[str, Any]:
         epoch = {"steps": order.steps, "tokens_per_s": round(plan.tokens_per_s, 1), "seconds": round(seconds, 3)}
     except CapTooSmall as error:
         notices.append(str(error))
+    samples: list[str] = []
+    try:
+        samples = sample_texts(data.tokens_dir, open_tokenizer(base, cap))
+    except (CapTooSmall, MemoryCapError) as error:
+        notices.append(f"no samples: {error}")
     account = data.report.to_json()
     reading = account.pop("reading")
     return {
@@ -53,7 +59,7 @@ def look(request: TrainRequest, report: Reporter) -> dict[str, Any]:
         "voice": reading["voice"],
         "voice_guessed": reading["voice_guessed"],
         "lengths": [asdict(entry) for entry in document_lengths(data.tokens_dir)],
-        "samples": sample_texts(data.tokens_dir, base.model.config_dir),
+        "samples": samples,
         "epoch": epoch,
         "notices": notices,
     }

@@ -76,7 +76,7 @@ class PlannedModel:
         def once(batches: Sequence[MicroBatch]) -> tuple[float, int]:
             return eval_loss(self._model, batches, self._settings(0))
 
-        return self._repeated(once, micro_batches, BEFORE_AN_EVALUATION)
+        return self._evaluated(once, micro_batches)
 
     def token_losses(self, micro_batches: Sequence[MicroBatch]) -> tuple[Tensor, Tensor]:
         """Of all loss tokens, row by row: the loss, (N,) fp32, and whether the model would have said just this token,
@@ -87,7 +87,7 @@ class PlannedModel:
             losses, greedy = zip(*token_losses(self._model, batches, self._settings(0)), strict=True)
             return torch.cat(losses), torch.cat(greedy)
 
-        return self._repeated(once, micro_batches, BEFORE_AN_EVALUATION)
+        return self._evaluated(once, micro_batches)
 
     def adapter_disabled(self) -> AbstractContextManager[None]:
         return self._model.adapter_disabled()
@@ -121,6 +121,11 @@ class PlannedModel:
         coming_bytes = self.plan.rise.at_worst(coming)
         if guard.missing_bytes(coming_bytes):
             raise guard.refusal(coming_bytes)
+
+    def _evaluated(self, once: Callable[[Sequence[MicroBatch]], T], batches: Sequence[MicroBatch]) -> T:
+        found = self._repeated(once, batches, BEFORE_AN_EVALUATION)
+        self._guard.is_tight(0)  # the loss comes after the last block, and nothing may come after that
+        return found
 
     def _repeated(
         self, once: Callable[[Sequence[MicroBatch]], T], batches: Sequence[MicroBatch], measures: Sequence[Measure]

@@ -106,7 +106,9 @@ class _Prepared:
 
 
 def plan(request: TrainRequest, report: Reporter) -> Choice:
-    """How the run would be trained, what that would cost, and what else there is. Writes nothing, reads no weight."""
+    """How the run would be trained, what that would cost, and what else there is. Leaves nothing but what base and text
+    were made into in the cache; reads no weight.
+    """
     prepared = _prepare(request, report)
     return prepared.choice or Choice(prepared.plan, (), None)
 

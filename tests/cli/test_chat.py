@@ -18,6 +18,11 @@ class Chat:
     def __init__(self) -> None:
         self.use_adapter = True
         self.turns = 0
+        self.changes: list[dict[str, object]] = []
+
+    def take_changes(self) -> list[dict[str, object]]:
+        taken, self.changes = self.changes, []
+        return taken
 
     def reply(self, text: str) -> Iterator[str]:
         if len(text) > 1000:
@@ -25,6 +30,7 @@ class Chat:
         self.turns += 1
         if text == "stop me":
             yield "half"
+            self.changes.append({"event": "memory", "action": "block 3 packed", "rss": 500 << 20, "cap": 600 << 20})
             raise KeyboardInterrupt
         yield from (f"{'adapter' if self.use_adapter else 'base'}", f" {self.turns}", f": {text}")
 
@@ -71,6 +77,7 @@ def test_a_conversation_and_its_commands(
     assert ran.code == 0
     assert ran.out.splitlines() == ["adapter 1: one", "base 2: two", "adapter 1: three", "half", "adapter 3: four"]
     assert "adapter off" in ran.err and "adapter on" in ran.err and "forgotten" in ran.err
+    assert ran.err.count("memory: block 3 packed (500 MB of 600 MB in use)") == 1
     assert "/reset" in ran.err and "no command /nonsense" in ran.err
 
 

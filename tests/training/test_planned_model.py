@@ -224,6 +224,16 @@ def test_an_evaluation_is_repeated_too() -> None:
     assert planned.plan != plan(DENSE) and not planned.plan.spill_inputs
 
 
+def test_what_an_evaluation_took_after_its_last_block_is_looked_at_too() -> None:
+    quiet = ShortGuard()
+    PlannedModel(build(DENSE), plan(DENSE), quiet).eval_loss(batches())
+    guard = ShortGuard(refuse=(quiet.looks,), error=MemoryCapError("more than the cap"))
+    planned = PlannedModel(build(DENSE), plan(DENSE), guard)
+    with pytest.raises(MemoryCapError, match="more than the cap"):  # it is over: nothing could be done in less memory
+        planned.eval_loss(batches())
+    assert guard.looks == quiet.looks and planned.plan == plan(DENSE)
+
+
 @pytest.mark.parametrize("look", [0, BLOCKS - 1])
 def test_losses_of_single_tokens_are_repeated_too_and_keep_their_order(look: int) -> None:
     model, given = build(DENSE), batches(rows=3)
