@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 
 from benchmark import cells
@@ -101,17 +102,19 @@ def _start(runs: Runs) -> list[tuple[str, ...]]:
     if not ours:
         return []
     begun = "seconds from command to first optimizer step, warm cache"
-    lean, plain = (
+    lean, plain, given_back = (
         "memory after imports, as pocketft imports",
         "memory after imports, plain imports of the same libraries",
+        "the same, pages that importing touched given back as in pocketft",
     )
     imports = [run.event("plan").get("components", {}).get("imports") for run in ours]
-    try:
-        plain_bytes = plain_imports_bytes()
-    except subprocess.CalledProcessError:
-        plain_bytes = None
+    plain_bytes: int | None = None
+    given_back_bytes: int | None = None
+    with suppress(subprocess.CalledProcessError):
+        plain_bytes, given_back_bytes = plain_imports_bytes()
     return [
         (begun, *goals(begun), cells.seconds(median([run.ready_s for run in ours]))),
         (lean, *goals(lean), cells.size(median(imports))),
         (plain, *goals(plain), cells.size(plain_bytes)),
+        (given_back, *goals(given_back), cells.size(given_back_bytes)),
     ]
