@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from peft import LoraConfig
@@ -23,8 +24,8 @@ from pocketft.engine.residency import Residence
 from pocketft.engine.skeleton import empty_model
 from pocketft.engine.weights import WeightSource
 from pocketft.memory.allocator import release_code, release_freed_memory
-from pocketft.memory.apart import done_apart
-from pocketft.memory.footprint import Footprint, loss_cost, measure_footprints
+from pocketft.memory.costs import Question, costs
+from pocketft.memory.footprint import Footprint
 from pocketft.memory.meter import rss_bytes
 from pocketft.memory.plan import Plan, Rise, Workload
 from pocketft.memory.profile import MachineProfile
@@ -81,7 +82,7 @@ class Mix:
 
 
 class Candidates:
-    """Sizes that all plans of a workload share, computed once."""
+    """Sizes that all plans of a workload share, computed once. `folder` remembers what is measured of a model."""
 
     def __init__(
         self,
@@ -91,9 +92,10 @@ class Candidates:
         workload: Workload,
         profile: MachineProfile,
         dtype: str,
+        folder: Path | None = None,
     ) -> None:
         self.config, self.source, self.lora = config, source, lora
-        self.workload, self.profile, self.dtype = workload, profile, dtype
+        self.workload, self.profile, self.dtype, self.folder = workload, profile, dtype, folder
         self._hidden_size, self._vocab_size = config.hidden_size, config.vocab_size  # asked for 100,000 times
         self.itemsize = self._torch_dtype.itemsize
         self._habits = [habits for habits in _HABITS if not (workload.forward_only and habits.keep_attention)]
@@ -106,7 +108,9 @@ class Candidates:
         self._ends_bytes, self._head_bytes = sum(ends), ends[-1]
         self._mixes = [self._mix(residences) for residences in _residence_mixes(len(specs))]
         empty_model(config, self._torch_dtype)  # its code is in memory later, and counts as what it is
-        self._footprints, self._loss_costs = done_apart(self._measured)
+        found = costs(self._question, folder)
+        self._footprints = {(micro_batch, keep): footprint for micro_batch, keep, footprint in found.footprints}
+        self._loss_visits = dict(found.loss)
         release_freed_memory()  # of whatever this process did before
         release_code()
         self.imports_bytes = rss_bytes()
@@ -152,14 +156,12 @@ class Candidates:
         """Hidden states of all tokens of a step, once."""
         return self.workload.tokens_per_step * self._hidden_size * self.itemsize
 
-    def _measured(self) -> tuple[dict[tuple[int, bool], Footprint], dict[LossTiles, Cost]]:
-        """Footprints by micro-batch and whether attention is kept; what the loss costs by its tiles."""
-        keeps = {habits.keep_attention for habits in self._habits}
-        ways = [(micro_batch, keep) for micro_batch in self.micro_batches for keep in keeps]
-        footprints = measure_footprints(
-            self.config, self.source, self.lora, self.workload.row_tokens, ways, self._torch_dtype
+    @property
+    def _question(self) -> Question:
+        keeps, length = sorted({habits.keep_attention for habits in self._habits}), self.workload.row_tokens
+        return Question(
+            self.config, self.source, self.lora, length, self.micro_batches, keeps, TILES, self._torch_dtype
         )
-        return footprints, {tiles: self._loss_cost(tiles) for tiles in TILES}
 
     def _plan(
         self,
@@ -228,7 +230,7 @@ class Candidates:
         again = 1.0 - kept / len(mix.residences)
         cost = (footprint.forward + footprint.backward + footprint.recompute * again) * micro_batches
         cost += Cost(moved_bytes=footprint.adapter_numbers * _OPTIMIZER_BYTES_MOVED)
-        return Work(cost, self._loss_costs[tiles], 2 * mix.shared_weights + head, 2 * mix.streamed_bytes)
+        return Work(cost, self._loss_cost(tiles), 2 * mix.shared_weights + head, 2 * mix.streamed_bytes)
 
     def _held_inputs(self, kept: int, habits: Habits) -> int:
         """How many blocks' inputs, the last one's output among them, are in memory: all, or where the others are in a
@@ -247,7 +249,7 @@ class Candidates:
     def _loss_cost(self, tiles: LossTiles) -> Cost:
         tokens = self.workload.tokens_per_step
         visits = tokens / tiles.tokens * self._vocab_size / tiles.vocab_rows
-        return loss_cost(self._hidden_size, tiles, self._torch_dtype) * visits
+        return self._loss_visits[tiles] * visits
 
     def _loss_bytes(self, tiles: LossTiles) -> int:
         """Normed states, their loss rows twice, and gradients; the running sums in fp32; one tile."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from peft import LoraConfig
@@ -75,11 +76,12 @@ def make_choice(
     cap_bytes: int,
     dtype: str | None = None,
     among: Callable[[Plan], bool] | None = None,
+    folder: Path | None = None,
 ) -> Choice:
     """The fastest plan under `cap_bytes`, of those that `among` allows. Raises CapTooSmall, with the smallest change
-    that fits, where there is none.
+    that fits, where there is none. What is measured of the model is remembered in `folder`.
     """
-    candidates = Candidates(config, source, lora, workload, profile, dtype or profile.compute_dtype)
+    candidates = Candidates(config, source, lora, workload, profile, dtype or profile.compute_dtype, folder)
     plans = [plan for plan in candidates.plans(cap_bytes) if among is None or among(plan)]
     chosen = _fastest(plans, cap_bytes)
     if chosen is None:
@@ -168,7 +170,8 @@ def _shorter_rows(candidates: Candidates, cap_bytes: int) -> int | None:
     """The longest halving of the row length that fits as the cap stands."""
     c, tokens = candidates, candidates.workload.row_tokens // 2
     while tokens >= 64:
-        trial = Candidates(c.config, c.source, c.lora, replace(c.workload, row_tokens=tokens), c.profile, c.dtype)
+        shorter = replace(c.workload, row_tokens=tokens)
+        trial = Candidates(c.config, c.source, c.lora, shorter, c.profile, c.dtype, c.folder)
         if _fastest(trial.plans(cap_bytes), cap_bytes) is not None:
             return tokens
         tokens //= 2

@@ -157,7 +157,7 @@ def compare_plans(
     profile = machine_profile(cache_home())
     dtype = {"cpu": profile.compute_dtype, "cuda": _cuda_dtype()}.get(device.type, "float32")
     with _engine_errors(base):
-        return make_choice(base.config, base.model.store, lora, work, profile, cap, dtype, among)
+        return make_choice(base.config, base.model.store, lora, work, profile, cap, dtype, among, cache_home())
 
 
 def _load_quantizer(base: Base, work: Workload) -> None:
