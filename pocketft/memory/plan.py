@@ -95,6 +95,12 @@ class Plan:
         return sum(self.components.values())
 
     @property
+    def worst_peak_bytes(self) -> int:
+        """With as much for kernels as the guard reckons with."""
+        workspace = self.components["workspace"]
+        return self.predicted_peak_bytes - workspace + int(_RISE * workspace)
+
+    @property
     def has_room(self) -> bool:
         """Whether the guard will find room for the next rise even where freed memory is kept for later use."""
         return self.predicted_peak_bytes + self.rise.at_worst() <= self.cap_bytes

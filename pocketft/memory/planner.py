@@ -23,6 +23,7 @@ from pocketft.memory.size import format_size
 
 MORE_BYTES = 256 << 20
 _SURE = 0.95  # of the cap may be planned for: predictions are right to a few percent, and the cap is a promise
+_SURE_AT_WORST = 0.98  # of it, where kernels are taken to need the most that the guard allows for
 _AS_GOOD = 0.98  # of the best speed: predictions are not finer than that
 _SHOWN = 3
 
@@ -85,7 +86,7 @@ def make_choice(
     plans = [plan for plan in candidates.plans(cap_bytes) if among is None or among(plan)]
     chosen = _fastest(plans, cap_bytes)
     if chosen is None:
-        raise CapTooSmall(_advice(candidates, cap_bytes, min((p.predicted_peak_bytes for p in plans), default=0)))
+        raise CapTooSmall(_advice(candidates, cap_bytes, plans))
     if workload.forward_only:
         return Choice(chosen, (), None)
     more = _fastest(plans, cap_bytes + MORE_BYTES)
@@ -94,8 +95,7 @@ def make_choice(
 
 
 def _fastest(plans: Iterable[Plan], cap_bytes: int) -> Plan | None:
-    room = _room_bytes(cap_bytes)
-    fitting = [plan for plan in plans if plan.predicted_peak_bytes <= room]
+    fitting = [plan for plan in plans if _least_cap_bytes(plan) <= cap_bytes]
     best = max((plan.tokens_per_s for plan in fitting), default=0.0)
     as_good = [plan for plan in fitting if plan.tokens_per_s >= _AS_GOOD * best]
     return min(as_good, key=_burden, default=None)
@@ -106,8 +106,12 @@ def _burden(plan: Plan) -> tuple[int, float, int]:
     return (plan.residences.count("streamed"), -plan.tokens_per_s, plan.predicted_peak_bytes)
 
 
-def _room_bytes(cap_bytes: int) -> int:
-    return int(cap_bytes * _SURE)
+def _least_cap_bytes(plan: Plan) -> int:
+    """The smallest cap under which the plan may be chosen. One that gives memory back at once has none left for the
+    guard to find: what the guard reckons with must fit, or it ends a run that would never have crossed the cap.
+    """
+    predicted = int(plan.predicted_peak_bytes / _SURE)
+    return max(predicted, int(plan.worst_peak_bytes / _SURE_AT_WORST)) if plan.tight_allocator else predicted
 
 
 def _alternatives(plans: Sequence[Plan], chosen: Plan) -> tuple[Alternative, ...]:
@@ -125,19 +129,15 @@ def _alternatives(plans: Sequence[Plan], chosen: Plan) -> tuple[Alternative, ...
             reason = f"{slower}: about {fastest.tokens_per_s:.0f} against {chosen.tokens_per_s:.0f} tokens/s"
             found.append(Alternative(way, fastest, True, reason))
         elif ways:
-            smallest = min(ways, key=lambda plan: plan.predicted_peak_bytes)
+            smallest = min(ways, key=_least_cap_bytes)
             found.append(Alternative(way, smallest, False, f"needs {_cap_for(smallest)}"))
     found.sort(key=lambda alternative: -alternative.plan.tokens_per_s)
     return tuple(found[:_SHOWN])
 
 
 def _cap_for(plan: Plan) -> str:
-    return f"--memory {_rounded_mb(plan.predicted_peak_bytes)}MB"
-
-
-def _rounded_mb(peak_bytes: int) -> int:
-    """The smallest cap, in tens of MB, under which so much may be planned for."""
-    return -(-int(peak_bytes / _SURE) // (10 << 20)) * 10
+    """In tens of MB."""
+    return f"--memory {-(-_least_cap_bytes(plan) // (10 << 20)) * 10}MB"
 
 
 def _summary(plan: Plan) -> dict[str, Any]:
@@ -152,18 +152,20 @@ def _blocks(plan: Plan) -> int:
     return len(plan.residences)
 
 
-def _advice(candidates: Candidates, cap_bytes: int, needed_bytes: int) -> str:
+def _advice(candidates: Candidates, cap_bytes: int, plans: Sequence[Plan]) -> str:
     cap, tokens = format_size(cap_bytes), candidates.workload.row_tokens
-    head = f"no plan fits in {cap}: at {tokens} tokens a row the smallest needs {format_size(needed_bytes)}"
+    if not plans:
+        return f"no plan fits in {cap}: there is none of the kind that is asked for"
+    smallest = min(plans, key=_least_cap_bytes)
+    needed = format_size(smallest.predicted_peak_bytes)
+    head = f"no plan fits in {cap}: at {tokens} tokens a row the smallest needs {needed}"
     libraries_bytes = candidates.imports_bytes + candidates.first_use_bytes
     if libraries_bytes >= cap_bytes:
         libraries = format_size(libraries_bytes)
-        return (
-            f"{head}, of which {libraries} are the libraries alone; use --memory {_rounded_mb(needed_bytes)}MB or more"
-        )
+        return f"{head}, of which {libraries} are the libraries alone; use {_cap_for(smallest)} or more"
     shorter = None if candidates.workload.forward_only else _shorter_rows(candidates, cap_bytes)
     instead = f", or --set data.max_seq_length={shorter}" if shorter else ""
-    return f"{head}; use --memory {_rounded_mb(needed_bytes)}MB{instead}"
+    return f"{head}; use {_cap_for(smallest)}{instead}"
 
 
 def _shorter_rows(candidates: Candidates, cap_bytes: int) -> int | None:

@@ -42,12 +42,12 @@ class Case:
 
 
 CASES = (
-    Case("SmolLM2-135M, S = 512", Task("smollm2-135m", 512, 4, 3)),
-    Case("Gemma-3-270M, S = 512", Task("gemma-3-270m", 512, 4, 3)),
-    Case("Qwen2.5-0.5B shape, S = 256", Task("qwen2.5-0.5b-shape", 256, 1, 3)),
+    Case("SmolLM2-135M, S = 512", Task("smollm2-135m", 512, 4, 2)),
+    Case("Gemma-3-270M, S = 512", Task("gemma-3-270m", 512, 4, 2)),
+    Case("Qwen2.5-0.5B shape, S = 256", Task("qwen2.5-0.5b-shape", 256, 1, 2)),
     Case("Qwen2.5-3B shape, S = 1024", Task("qwen2.5-3b-shape", 1024, 1, 2)),
     Case("Llama-3.1-8B shape, S = 512", Task("llama-3.1-8b-shape", 512, 1, 2)),
-    Case("TRL QLoRA: SmolLM2-135M, rows of 512", Task("smollm2-135m", 512, 4, 3), "trl-qlora"),
+    Case("TRL QLoRA: SmolLM2-135M, rows of 512", Task("smollm2-135m", 512, 4, 2), "trl-qlora"),
 )
 
 
