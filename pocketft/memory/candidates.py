@@ -39,6 +39,7 @@ from pocketft.memory.throughput import Work, step_seconds
 _FIRST_USE_BYTES = 32 << 20
 _PER_LENGTH_BYTES = 48 << 20
 _MOST_LENGTHS = 2
+_FLOAT32_PRODUCTS = 0.1  # of the largest block's matrices: MKL keeps 2 MB for SmolLM2-135M's, 86 for an 8B's
 CAN_SPILL = hasattr(os, "preadv")
 TILES = (LossTiles(4096, 512), LossTiles(2048, 256), LossTiles(1024, 128), LossTiles(256, 64))
 
@@ -129,7 +130,8 @@ class Candidates:
     @property
     def first_use_bytes(self) -> int:
         whole = _FIRST_USE_BYTES + min(self.workload.row_lengths, _MOST_LENGTHS) * _PER_LENGTH_BYTES
-        return whole // 2 if self.workload.forward_only else whole
+        products = int(_FLOAT32_PRODUCTS * max(self._dense)) if self.dtype == "float32" else 0
+        return products + (whole // 2 if self.workload.forward_only else whole)
 
     def plans(self, cap_bytes: int) -> Iterator[Plan]:
         """All of them, whether they fit or not, the fullest first."""
