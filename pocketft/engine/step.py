@@ -23,8 +23,8 @@ from pocketft.engine.inputs import BlockInputs, InFile, InMemory
 from pocketft.engine.loss import LossTiles, head_loss, head_loss_and_grad, head_token_losses
 from pocketft.engine.model import EngineModel
 
-# What comes next: a block, computed again or not; one that leaves its graph; the loss or a backward pass on graphs.
-Coming = Literal["block", "graph", "on graphs"]
+# What comes next: a block, computed again or not; one that leaves its graph; the loss; it or a backward pass on graphs.
+Coming = Literal["block", "graph", "loss", "on graphs"]
 
 
 def _nothing(coming: Coming) -> None:
@@ -156,7 +156,7 @@ def _forward(model: EngineModel, index: int, one: _Pass, inputs: BlockInputs, se
 def _coming_forward(model: EngineModel, index: int, settings: StepSettings) -> Coming:
     """Block `index`, or behind the last one the loss."""
     if index == len(model.layers):
-        return "on graphs" if settings.kept_blocks else "block"
+        return "on graphs" if settings.kept_blocks else "loss"
     first_kept = max(model.first_adapted, len(model.layers) - settings.kept_blocks)
     return "graph" if index >= first_kept else "block"
 

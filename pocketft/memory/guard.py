@@ -24,6 +24,7 @@ _UNTOUCHED_BYTES = 128 << 20
 _our_limit: int | None = None  # as set last; another one is the person's and stays
 _NEAR = 0.95  # of the cap: a peak beyond it turns on frugality before the next one can be higher
 _READY = 0.5  # of freed memory, for what comes; the rest may lie in pieces that are too small
+_NO_ROOM = 0.15  # of a block where another has just been: the heap creeps up
 _HEIGHT = 0.8  # of a plan's memory: with more than that in use, the most that a step needs is near
 _ADVICE = "give a larger --memory"
 
@@ -43,22 +44,37 @@ class Guard:
         peak = peak_rss_bytes()
         if self.is_crossed:
             raise MemoryCapError(f"{format_size(peak)} were in use, more than the cap of {self._cap}; {_ADVICE}")
-        near = peak > max(_NEAR * self.cap_bytes, self._earlier_peak_bytes)
+        if peak > max(_NEAR * self.cap_bytes, self._earlier_peak_bytes):
+            return True
         beyond_bytes = rss_bytes() + coming_bytes - self.cap_bytes
-        return near or (beyond_bytes > 0 and beyond_bytes > _READY * self._idle_bytes())
+        if beyond_bytes <= 0 or beyond_bytes <= _READY * self._idle_bytes():
+            return False
+        self._trim()
+        return rss_bytes() + coming_bytes > self.cap_bytes
 
-    def stay_within(self, expected_bytes: int, coming_bytes: int, graphs_bytes: int) -> None:
-        """Freed memory goes back where `coming_bytes` more would lead beyond what is expected, however far the cap. But
-        where as much is free as graphs of `graphs_bytes` in all were, between the heights of steps, it waits for them,
-        as long as half of what comes may find no room there.
+    def stay_within(self, expected_bytes: int, coming_bytes: int, graphs_bytes: int, after_its_like: bool) -> None:
+        """Freed memory goes back where `coming_bytes` more would lead beyond what is expected, however far the cap.
+
+        Where no graphs are kept, a block `after_its_like` finds most of its room where the one before was. With graphs
+        of `graphs_bytes` in all, what is free waits for them between the heights of steps, as long as half of what
+        comes may find no room there.
         """
         in_use = rss_bytes()
         if in_use + coming_bytes <= expected_bytes:
             return
-        at_height = in_use + coming_bytes - min(self._idle_bytes(), graphs_bytes) > _HEIGHT * expected_bytes
-        if at_height or in_use + _READY * coming_bytes > expected_bytes:
-            trim_heap()
-            self._unallocated_when_trimmed = _unallocated_bytes()
+        idle = self._idle_bytes()
+        if graphs_bytes:
+            at_height = in_use + coming_bytes - min(idle, graphs_bytes) > _HEIGHT * expected_bytes
+            too_much = at_height or in_use + _READY * coming_bytes > expected_bytes
+        else:
+            found = min(idle, (1 - _NO_ROOM) * coming_bytes) if after_its_like else 0
+            too_much = in_use + coming_bytes - found > expected_bytes
+        if too_much:
+            self._trim()
+
+    def _trim(self) -> None:
+        trim_heap()
+        self._unallocated_when_trimmed = _unallocated_bytes()
 
     def _idle_bytes(self) -> int:
         """Freed memory that is still resident, by what has come since all of it was given back."""

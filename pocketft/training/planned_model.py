@@ -108,7 +108,8 @@ class PlannedModel:
         """
         guard, rise = self._guard, self.plan.rise
         graphs_bytes = self.plan.components["kept_graphs"]
-        guard.stay_within(self.plan.predicted_peak_bytes, rise.until_next_look(coming), graphs_bytes)
+        expected_bytes, coming_bytes = self.plan.predicted_peak_bytes, rise.until_next_look(coming)
+        guard.stay_within(expected_bytes, coming_bytes, graphs_bytes, after_its_like=coming == "block")
         if not guard.is_tight(rise.at_worst(coming)):
             return
         self._be_frugal()

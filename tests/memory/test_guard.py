@@ -51,9 +51,9 @@ def test_freed_memory_waits_only_within_what_is_expected(monkeypatch: pytest.Mon
     monkeypatch.setattr("pocketft.memory.guard.rss_bytes", lambda: 500 * MB)
     monkeypatch.setattr("pocketft.memory.guard.trim_heap", lambda: trims.append(True))
     guard = Guard(2000 * MB)
-    guard.stay_within(600 * MB, 90 * MB, 300 * MB)
+    guard.stay_within(600 * MB, 90 * MB, 300 * MB, after_its_like=True)
     assert not trims
-    guard.stay_within(600 * MB, 110 * MB, 0)
+    guard.stay_within(600 * MB, 110 * MB, 0, after_its_like=True)
     assert trims
 
 
@@ -65,16 +65,49 @@ def test_freed_memory_that_serves_what_comes_stays(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("pocketft.memory.guard._unallocated_bytes", lambda: unallocated)
     guard = Guard(2000 * MB)
     unallocated = 500 * MB  # 400 freed: all graphs of the step before
-    guard.stay_within(600 * MB, 90 * MB, 300 * MB)
+    guard.stay_within(600 * MB, 90 * MB, 300 * MB, after_its_like=True)
     assert not trims
-    guard.stay_within(600 * MB, 110 * MB, 300 * MB)  # half of that would be too much
-    assert trims.pop()
-    unallocated = 900 * MB
-    guard.stay_within(600 * MB, 90 * MB, 0)  # no graphs are kept that could come again
+    guard.stay_within(600 * MB, 110 * MB, 300 * MB, after_its_like=True)  # half of that would be too much
     assert trims.pop()
     unallocated += 100 * MB  # in gaps between the graphs of this one
-    guard.stay_within(600 * MB, 90 * MB, 300 * MB)
+    guard.stay_within(600 * MB, 90 * MB, 300 * MB, after_its_like=True)
     assert trims
+
+
+def test_without_graphs_a_block_uses_what_the_one_before_has_freed(monkeypatch: pytest.MonkeyPatch) -> None:
+    trims: list[bool] = []
+    unallocated, in_use = 100 * MB, 550 * MB
+    monkeypatch.setattr("pocketft.memory.guard.rss_bytes", lambda: in_use)
+    monkeypatch.setattr("pocketft.memory.guard.trim_heap", lambda: trims.append(True))
+    monkeypatch.setattr("pocketft.memory.guard._unallocated_bytes", lambda: unallocated)
+    guard = Guard(2000 * MB)
+    guard.stay_within(600 * MB, 90 * MB, 0, after_its_like=True)  # nothing is free
+    assert trims.pop()
+    unallocated += 90 * MB
+    guard.stay_within(600 * MB, 90 * MB, 0, after_its_like=True)
+    assert not trims
+    guard.stay_within(600 * MB, 90 * MB, 0, after_its_like=False)
+    assert trims.pop()
+    unallocated += 90 * MB
+    in_use = 590 * MB  # the heap has crept up to what is expected
+    guard.stay_within(600 * MB, 90 * MB, 0, after_its_like=True)
+    assert trims
+
+
+def test_freed_memory_is_given_back_before_the_cap_counts_as_near(monkeypatch: pytest.MonkeyPatch) -> None:
+    unallocated, in_use = 100 * MB, 1900 * MB
+
+    def trim() -> None:
+        nonlocal in_use
+        in_use -= 100 * MB
+
+    monkeypatch.setattr("pocketft.memory.guard.rss_bytes", lambda: in_use)
+    monkeypatch.setattr("pocketft.memory.guard.peak_rss_bytes", lambda: 1900 * MB)
+    monkeypatch.setattr("pocketft.memory.guard.trim_heap", trim)
+    monkeypatch.setattr("pocketft.memory.guard._unallocated_bytes", lambda: unallocated)
+    guard = Guard(2001 * MB)
+    assert not guard.is_tight(180 * MB) and in_use == 1800 * MB
+    assert guard.is_tight(410 * MB)
 
 
 def test_half_of_what_is_freed_is_room_below_the_cap(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,7 +131,7 @@ def test_the_heap_tells_what_is_freed_and_still_resident() -> None:
         "print(allocated_bytes() - before >> 20, guard._idle_bytes() >> 20)\n"
         "del tensors[:7]\n"
         "print(allocated_bytes() - before >> 20, guard._idle_bytes() >> 20)\n"
-        "guard.stay_within(0, 1 << 30, 0)\n"
+        "guard.stay_within(0, 1 << 30, 0, after_its_like=True)\n"
         "print(guard._idle_bytes() >> 20)\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
