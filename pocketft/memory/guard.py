@@ -24,7 +24,7 @@ _UNTOUCHED_BYTES = 128 << 20
 _our_limit: int | None = None  # as set last; another one is the person's and stays
 _NEAR = 0.95  # of the cap: a peak beyond it turns on frugality before the next one can be higher
 _READY = 0.5  # of freed memory, for what comes; the rest may lie in pieces that are too small
-_NO_ROOM = 0.15  # of a block where another has just been: the heap creeps up
+_NO_ROOM = 0.3  # of a block where another has just been: the heap creeps up, by as much at once
 _HEIGHT = 0.8  # of a plan's memory: with more than that in use, the most that a step needs is near
 _ADVICE = "give a larger --memory"
 
