@@ -21,8 +21,10 @@ _CAPS = ("4GB", "1GB")
 _COLUMNS = ("plan", "tokens/s", "range", "foretold", "peak", "predicted", "what was run")
 _KINDS = [
     {"residence": residence, "kept": kept, "tiles": tiles}
-    for residence, kept, tiles in product(("dense", "packed", "streamed"), ("all", "none"), ("wide", "narrow"))
+    for kept, tiles, residence in product(("all", "none"), ("wide", "narrow"), ("dense", "packed", "streamed"))
 ]
+_AGAIN = 3  # repeats of the chosen plan and the fastest of the others
+_ONCE_MORE = ", again"
 
 
 def plans(options: Options) -> Section:
@@ -30,15 +32,18 @@ def plans(options: Options) -> Section:
     prepared = prepare(Task(_MODEL, seq_length=512, rows=4, steps=steps))
     tables, records, ratios = [], [], []
     for cap in _CAPS[:1] if options.quick else _CAPS:
-        runs = _without_the_impossible(take_turns(_contenders(prepared, cap, options), options.repeats or 1))
-        tables.append(Table(f"Plans under {cap}", _COLUMNS, [_plan_row(*item) for item in runs.items()]))
-        records += run_records(runs)
-        ratios += _ratios(cap, runs)
+        contenders = _contenders(prepared, cap, options)
+        runs = _without_the_impossible(take_turns(contenders, options.repeats or 1))
+        again = _the_best_again(f"{cap}: chosen", contenders, runs, options)
+        tables.append(Table(f"Plans under {cap}", _COLUMNS, [_plan_row(*item) for item in (runs | again).items()]))
+        records += run_records(runs | again)
+        ratios += _chosen_ratio(cap, again) + _streamed_ratios(cap, runs)
     return Section(
         "plans",
         "The plan that is chosen",
         f"{_MODEL}, rows of 512 tokens, 2048 tokens an optimizer step. Each plan is the fastest of its kind that the "
-        "planner finds under the cap; kinds that do not fit are left out.",
+        "planner finds under the cap; kinds that do not fit are left out. The chosen plan and the fastest of the "
+        "others then take turns again, and their ratio is of these runs alone: the first of many is so by luck too.",
         (Table("Chosen, streamed and packed", ("row", "must", "aim", "measured"), ratios), *tables),
         records,
     )
@@ -52,6 +57,17 @@ def _contenders(prepared: Prepared, cap: str, options: Options) -> dict[str, Cal
     return {
         name: partial(planned_job, name, prepared, cap, among) for name, among in named.items() if options.wants(name)
     }
+
+
+def _the_best_again(chosen: str, contenders: Mapping[str, Callable[[], Job]], runs: Runs, options: Options) -> Runs:
+    """The chosen plan and the fastest of the others, side by side."""
+    rates = {name: median(_rates(found)) or 0.0 for name, found in runs.items()}
+    others = [name for name in runs if name != chosen]
+    if chosen not in runs or not others:
+        return {}
+    best = max(others, key=rates.__getitem__)
+    pair = {name + _ONCE_MORE: contenders[name] for name in (chosen, best)}
+    return take_turns(pair, options.repeats or (1 if options.quick else _AGAIN))
 
 
 def _without_the_impossible(runs: Runs) -> Runs:
@@ -75,18 +91,25 @@ def _plan_row(name: str, found: list[Measured]) -> tuple[str, ...]:
     )
 
 
-def _ratios(cap: str, runs: Runs) -> list[tuple[str, ...]]:
-    rates = {name: [run.tokens_per_s if run.ok else None for run in found] for name, found in runs.items()}
+def _chosen_ratio(cap: str, again: Runs) -> list[tuple[str, ...]]:
+    if len(again) != 2:
+        return []
+    (_, chosen), (best, others) = again.items()
+    row = f"tokens/s: chosen plan under {cap} / best of the others"
+    ratio = cells.ratio(median_ratio(_rates(chosen), _rates(others)))
+    return [(row, *goals(row), f"{ratio} ({best.removesuffix(_ONCE_MORE)})")]
+
+
+def _streamed_ratios(cap: str, runs: Runs) -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = []
-    chosen = f"{cap}: chosen"
-    others = {name: median(values) or 0.0 for name, values in rates.items() if name != chosen}
-    if chosen in rates and others:
-        best = max(others, key=lambda name: others[name])
-        row = f"tokens/s: chosen plan under {cap} / best of the others"
-        rows.append((row, *goals(row), f"{cells.ratio(median_ratio(rates[chosen], rates[best]))} ({best})"))
     for kept in ("none", "all"):
         streamed, packed = f"{cap}: streamed, {kept} kept, wide tiles", f"{cap}: packed, {kept} kept, wide tiles"
-        if streamed in rates and packed in rates:
+        if streamed in runs and packed in runs:
             row = f"tokens/s: streamed / packed under {cap}, {kept} kept"
-            rows.append((row, *goals(row), cells.ratio(median_ratio(rates[streamed], rates[packed]))))
+            ratio = cells.ratio(median_ratio(_rates(runs[streamed]), _rates(runs[packed])))
+            rows.append((row, *goals(row), ratio))
     return rows
+
+
+def _rates(found: list[Measured]) -> list[float | None]:
+    return [run.tokens_per_s if run.ok else None for run in found]
