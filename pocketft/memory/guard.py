@@ -22,7 +22,7 @@ from pocketft.memory.size import format_size
 # to come: 40 for oneDNN's code, of which it uses one, the stacks of threads, and a piece of 64.
 _UNTOUCHED_BYTES = 128 << 20
 _our_limit: int | None = None  # as set last; another one is the person's and stays
-_NEAR = 0.95  # of the cap: a peak beyond it turns on frugality before the next one can be higher
+_NEAR = 0.97  # of the cap, beyond what is planned: such a peak turns on frugality before the next can be higher
 _READY = 0.5  # of freed memory, for what comes; the rest may lie in pieces that are too small
 _NO_ROOM = 0.3  # of a block where another has just been: the heap creeps up, by as much at once
 _HEIGHT = 0.8  # of a plan's memory: with more than that in use, the most that a step needs is near

@@ -51,6 +51,7 @@ class PlannedModel:
         self.report: Reporter = lambda event: None
         self._model = model
         self._guard = guard
+        self._came: Coming | None = None  # since the last look
         self._spill = _nameless_file() if plan.spill_inputs else None
         residency = model.residency
         self._sizes = ModelSizes(residency.dense_bytes(), residency.packed_bytes(), model.head.shape[1])
@@ -109,7 +110,8 @@ class PlannedModel:
         guard, rise = self._guard, self.plan.rise
         graphs_bytes = self.plan.components["kept_graphs"]
         expected_bytes, coming_bytes = self.plan.predicted_peak_bytes, rise.until_next_look(coming)
-        guard.stay_within(expected_bytes, coming_bytes, graphs_bytes, after_its_like=coming == "block")
+        is_after_its_like, self._came = coming == self._came == "block", coming
+        guard.stay_within(expected_bytes, coming_bytes, graphs_bytes, after_its_like=is_after_its_like)
         if not guard.is_tight(rise.at_worst(coming)):
             return
         self._be_frugal()

@@ -257,3 +257,16 @@ def test_at_a_border_what_a_step_gathers_counts_too(monkeypatch: pytest.MonkeyPa
     planned.check_memory()
     assert planned.plan.loss_tiles != made.loss_tiles or planned.plan.kept_blocks < 4
     assert planned.plan.held_bytes + planned.plan.rise.at_worst() <= ENOUGH - used
+
+
+def test_the_first_block_behind_the_loss_is_not_taken_to_find_room_where_the_one_before_was() -> None:
+    class Watched(Guard):
+        likes: tuple[bool, ...] = ()
+
+        def stay_within(self, *sizes: int, after_its_like: bool) -> None:
+            self.likes += (after_its_like,)
+
+    guard = Watched(ENOUGH)
+    PlannedModel(build(DENSE), plan(DENSE), guard).train_step(batches(), seed=0)
+    to_the_loss, back_from_it = (False, *[True] * (BLOCKS - 1), False), (False, *[True] * BLOCKS)
+    assert guard.likes == to_the_loss + back_from_it
