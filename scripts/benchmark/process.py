@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmark.places import CHECKOUT, environment
+from benchmark.stolen import Stolen
 
 _POLL_S = 0.02
 _LINUX = sys.platform.startswith("linux")
@@ -39,7 +40,8 @@ class Measured:
     """Sizes in bytes, times in seconds from the start of the process; None where there is nothing to tell.
 
     `ready_s`: the first optimizer step begins. `first_step_s`: it is done. `tokens_per_s`: optimizer steps, the first
-    left out. `peak_bytes` is VmHWM, `anonymous_bytes` the largest RssAnon seen.
+    left out. `peak_bytes` is VmHWM, `anonymous_bytes` the largest RssAnon seen. `stolen_share`: of all processors'
+    time meanwhile, what the host of a virtual machine gave to others.
     """
 
     name: str
@@ -53,6 +55,7 @@ class Measured:
     steps: int = 0
     loss: float | None = None
     losses: tuple[float, ...] = ()
+    stolen_share: float = 0.0
     error: str = ""
     events: tuple[dict[str, Any], ...] = field(default=(), repr=False)
 
@@ -75,7 +78,7 @@ def measure(job: Job, limits: Sequence[Path] = (), timeout_s: float = 3600.0) ->
     enter = "".join(f'echo $$ > "{path}" && ' for path in limits)
     command = ["/bin/sh", "-c", f'{enter}exec "$@"', "sh", *job.command] if limits else list(job.command)
     with tempfile.TemporaryFile() as output:
-        started = time.perf_counter()
+        stolen, started = Stolen(), time.perf_counter()
         process = subprocess.Popen(
             command, stdout=output, stderr=subprocess.STDOUT, env=environment(), cwd=CHECKOUT, start_new_session=True
         )
@@ -88,10 +91,10 @@ def measure(job: Job, limits: Sequence[Path] = (), timeout_s: float = 3600.0) ->
             late = process.poll() is None
             process.kill()
             process.wait()
-        wall_s = time.perf_counter() - started
+        wall_s, stolen_share = time.perf_counter() - started, round(stolen.share(), 3)
         output.seek(0)
         said = output.read().decode(errors="replace")
-    measured = _measured(job, process.returncode, wall_s, watch, said)
+    measured = replace(_measured(job, process.returncode, wall_s, watch, said), stolen_share=stolen_share)
     return replace(measured, error=f"not done after {timeout_s:.0f} s") if late else measured
 
 
