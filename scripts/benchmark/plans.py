@@ -24,7 +24,7 @@ _KINDS = [
     for kept, tiles, residence in product(("all", "none"), ("wide", "narrow"), ("dense", "packed", "streamed"))
 ]
 _AGAIN = 3  # repeats of the chosen plan and the fastest of the others
-_TRIES = 3  # of each of these runs, to find a quiet one
+_TRIES = 3  # of each run, to find a quiet one
 _ONCE_MORE = ", again"
 
 
@@ -34,7 +34,7 @@ def plans(options: Options) -> Section:
     tables, records, ratios = [], [], []
     for cap in _CAPS[:1] if options.quick else _CAPS:
         contenders = _contenders(prepared, cap, options)
-        runs = _without_the_impossible(take_turns(contenders, options.repeats or 1))
+        runs = _without_the_impossible(take_turns(contenders, options.repeats or 1, _TRIES))
         again = _the_best_again(f"{cap}: chosen", contenders, runs, options)
         tables.append(Table(f"Plans under {cap}", _COLUMNS, [_plan_row(*item) for item in (runs | again).items()]))
         records += run_records(runs | again)
@@ -45,7 +45,7 @@ def plans(options: Options) -> Section:
         f"{_MODEL}, rows of 512 tokens, 2048 tokens an optimizer step. Each plan is the fastest of its kind that the "
         "planner finds under the cap; kinds that do not fit are left out. The chosen plan and the fastest of the "
         "others then take turns again, and their ratio is of these runs alone: the first of many is so by luck too. "
-        "There, a run from which the host of a virtual machine took processor time is repeated, twice at most.",
+        "A run from which the host of a virtual machine took processor time is repeated, twice at most.",
         (Table("Chosen, streamed and packed", ("row", "must", "aim", "measured"), ratios), *tables),
         records,
     )
