@@ -7,23 +7,24 @@ ready and the first optimizer step is about to begin, then one with "event": "st
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
+
+import psutil
 
 from benchmark.places import CHECKOUT, environment
+from benchmark.steps import rate_after_first, read_events, steps_done
 from benchmark.stolen import Stolen
+from benchmark.watch import Watch
 
 _POLL_S = 0.02
-_LINUX = sys.platform.startswith("linux")
 
 
 @dataclass(frozen=True)
@@ -74,81 +75,85 @@ def failed(name: str, why: str) -> Measured:
 
 def measure(job: Job, limits: Sequence[Path] = (), timeout_s: float = 3600.0) -> Measured:
     """Run the job to its end. `limits`: files of control groups (`cgroup.procs`) that it enters before it starts."""
-    job.log.unlink(missing_ok=True)
-    enter = "".join(f'echo $$ > "{path}" && ' for path in limits)
-    command = ["/bin/sh", "-c", f'{enter}exec "$@"', "sh", *job.command] if limits else list(job.command)
-    with tempfile.TemporaryFile() as output:
-        stolen, started = Stolen(), time.perf_counter()
-        process = subprocess.Popen(
-            command, stdout=output, stderr=subprocess.STDOUT, env=environment(), cwd=CHECKOUT, start_new_session=True
+    with Running(job, limits) as running:
+        running.go(timeout_s)
+        return running.measured()
+
+
+class Running:
+    """A process, for as long as the context lasts. It may be paused: its speed is told without the pauses."""
+
+    def __init__(self, job: Job, limits: Sequence[Path] = ()) -> None:
+        enter = "".join(f'echo $$ > "{path}" && ' for path in limits)
+        command = ["/bin/sh", "-c", f'{enter}exec "$@"', "sh", *job.command] if limits else list(job.command)
+        job.log.unlink(missing_ok=True)
+        self.job = job
+        self._output = tempfile.TemporaryFile()  # noqa: SIM115 - open for as long as the process runs
+        self._stolen, self._started = Stolen(), time.perf_counter()
+        self._process = psutil.Popen(
+            command,
+            stdout=self._output,
+            stderr=subprocess.STDOUT,
+            env=environment(),
+            cwd=CHECKOUT,
+            start_new_session=True,
         )
-        watch = _Watch(process.pid, job.log, started)
+        self._watch = Watch(self._process.pid, job.log, self._started)
+        self._paused_s: dict[int, float] = {}  # optimizer steps done -> how long it stood still then
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._kill()
+        self._output.close()
+
+    @property
+    def ended(self) -> bool:
+        return self._process.poll() is not None
+
+    @property
+    def has_stepped(self) -> bool:
+        return self._watch.first_step_s is not None
+
+    def go(self, for_s: float, until: Callable[[], bool] = lambda: False) -> None:
+        """Watch it until it ends, the time is over, or `until` holds."""
+        over = time.perf_counter() + for_s
+        while not self.ended and time.perf_counter() <= over and not until():
+            self._watch.look()
+            time.sleep(_POLL_S)
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """It stands still meanwhile."""
+        with suppress(psutil.NoSuchProcess):
+            self._process.suspend()
+        since = time.perf_counter()
         try:
-            while process.poll() is None and time.perf_counter() - started <= timeout_s:
-                watch.look()
-                time.sleep(_POLL_S)
+            yield
         finally:
-            late = process.poll() is None
-            process.kill()
-            process.wait()
-        wall_s, stolen_share = time.perf_counter() - started, round(stolen.share(), 3)
-        output.seek(0)
-        said = output.read().decode(errors="replace")
-    measured = replace(_measured(job, process.returncode, wall_s, watch, said), stolen_share=stolen_share)
-    return replace(measured, error=f"not done after {timeout_s:.0f} s") if late else measured
+            done = steps_done(self.job.log)  # nothing is written any more: it has stopped by now
+            self._paused_s[done] = self._paused_s.get(done, 0.0) + time.perf_counter() - since
+            with suppress(psutil.NoSuchProcess):
+                self._process.resume()
+
+    def measured(self) -> Measured:
+        """What was seen. Where it has not ended by itself, it is killed and has failed."""
+        late, wall_s = not self.ended, time.perf_counter() - self._started
+        code = self._kill()
+        self._output.seek(0)
+        said = self._output.read().decode(errors="replace")
+        measured = _measured(self.job, code, wall_s, self._watch, said, self._paused_s)
+        measured = replace(measured, stolen_share=round(self._stolen.share(), 3))
+        return replace(measured, error=f"not done after {wall_s:.0f} s") if late else measured
+
+    def _kill(self) -> int:
+        with suppress(psutil.NoSuchProcess):
+            self._process.kill()
+        return self._process.wait()
 
 
-@dataclass
-class _Watch:
-    """What is seen of a process while it runs."""
-
-    pid: int
-    log: Path
-    started: float
-    peak_bytes: int = 0
-    anonymous_bytes: int | None = None
-    ready_s: float | None = None
-    first_step_s: float | None = None
-
-    def look(self) -> None:
-        self._look_at_memory()
-        if self.first_step_s is None:
-            self._look_at_log()
-
-    def _look_at_memory(self) -> None:
-        if not _LINUX:
-            import psutil
-
-            with suppress(psutil.Error):
-                self.peak_bytes = max(self.peak_bytes, psutil.Process(self.pid).memory_info().rss)
-            return
-        with suppress(OSError):
-            status = Path(f"/proc/{self.pid}/status").read_text()
-            self.peak_bytes = max(self.peak_bytes, _status_bytes(status, "VmHWM") or 0)
-            anonymous = _status_bytes(status, "RssAnon")
-            if anonymous is not None:
-                self.anonymous_bytes = max(self.anonymous_bytes or 0, anonymous)
-
-    def _look_at_log(self) -> None:
-        try:
-            text = self.log.read_text(encoding="utf-8")
-        except OSError:
-            return
-        now = time.perf_counter() - self.started
-        if "\n" in text and self.ready_s is None:
-            self.ready_s = now
-        if '"event": "step"' in text:
-            self.first_step_s = now
-
-
-def _status_bytes(status: str, name: str) -> int | None:
-    for line in status.splitlines():
-        if line.startswith(name + ":"):
-            return int(line.split()[1]) * 1024
-    return None
-
-
-def _measured(job: Job, code: int, wall_s: float, watch: _Watch, said: str) -> Measured:
+def _measured(job: Job, code: int, wall_s: float, watch: Watch, said: str, paused_s: Mapping[int, float]) -> Measured:
     events = read_events(job.log)
     steps = [event for event in events if event.get("event") == "step"]
     done: dict[str, Any] = next((event for event in reversed(events) if event.get("event") == "done"), {})
@@ -160,34 +165,13 @@ def _measured(job: Job, code: int, wall_s: float, watch: _Watch, said: str) -> M
         anonymous_bytes=watch.anonymous_bytes,
         ready_s=_rounded(watch.ready_s),
         first_step_s=_rounded(watch.first_step_s),
-        tokens_per_s=_rounded(rate_after_first(steps)),
+        tokens_per_s=_rounded(rate_after_first(steps, paused_s)),
         steps=len(steps),
         loss=steps[-1]["loss"] if steps else None,
         losses=tuple(event["loss"] for event in steps),
         error="" if code == 0 else _last_words(code, said),
         events=tuple(events),
     )
-
-
-def read_events(log: Path) -> list[dict[str, Any]]:
-    """The whole lines of a log; [] where there is none."""
-    try:
-        lines = log.read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return []
-    events = []
-    for line in lines:
-        with suppress(ValueError):  # a line that was cut off
-            events.append(json.loads(line))
-    return events
-
-
-def rate_after_first(steps: Sequence[dict[str, Any]]) -> float | None:
-    """Tokens per second from the end of the first step to the end of the last; None with fewer than two."""
-    if len(steps) < 2:
-        return None
-    first, last = steps[0], steps[-1]
-    return float((last["tokens"] - first["tokens"]) / (last["elapsed"] - first["elapsed"]))
 
 
 def _last_words(code: int, said: str) -> str:

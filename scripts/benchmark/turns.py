@@ -10,27 +10,16 @@ from pocketft.memory.size import format_size
 
 Runs = dict[str, list[Measured]]
 
-_QUIET = 0.03  # of the processors' time: with no more of it stolen, a run tells of itself and not of the neighbours
 
-
-def take_turns(contenders: Mapping[str, Callable[[], Job]], repeats: int, tries: int = 1) -> Runs:
-    """Contender -> one measurement per repeat. The order turns around every other time. Of up to `tries` runs each, the
-    first that is quiet counts, or else the quietest.
-    """
+def take_turns(contenders: Mapping[str, Callable[[], Job]], repeats: int) -> Runs:
+    """Contender -> one measurement per repeat. The order turns around every other time."""
     runs: Runs = {name: [] for name in contenders}
     for repeat in range(repeats):
         names = list(contenders)
         for name in names if repeat % 2 == 0 else reversed(names):
-            runs[name].append(_quietest(f"[{repeat + 1}/{repeats}] {name}", contenders[name], tries))
+            runs[name].append(measure(contenders[name]()))
+            tell_run(f"[{repeat + 1}/{repeats}] {name}", runs[name][-1])
     return runs
-
-
-def _quietest(said: str, make_job: Callable[[], Job], tries: int) -> Measured:
-    found: list[Measured] = []
-    while len(found) < tries and not (found and found[-1].stolen_share <= _QUIET):
-        found.append(measure(make_job()))
-        tell_run(said, found[-1])
-    return min(found, key=lambda measured: measured.stolen_share)
 
 
 def tell_run(name: str, measured: Measured) -> None:

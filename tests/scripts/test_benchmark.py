@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 from benchmark.medians import median, median_ratio, spread
-from benchmark.process import Job, measure, rate_after_first
+from benchmark.process import Job, measure
 from benchmark.report import Section, Table, markdown, merged, page
+from benchmark.side_by_side import side_by_side
+from benchmark.steps import rate_after_first
 
 
 def test_a_failed_repeat_counts_neither_in_medians_nor_in_ratios() -> None:
@@ -30,6 +32,12 @@ def test_the_first_step_is_not_timed() -> None:
     steps = [{"tokens": 100, "elapsed": 60.0}, {"tokens": 200, "elapsed": 61.0}, {"tokens": 300, "elapsed": 62.0}]
     assert rate_after_first(steps) == 100.0
     assert rate_after_first(steps[:1]) is None
+
+
+def test_what_a_process_stood_still_does_not_count() -> None:
+    steps = [{"tokens": 100 * n, "elapsed": elapsed} for n, elapsed in ((1, 1.0), (2, 5.0), (3, 9.0))]
+    # A second before the first step, three in each of the next two, and ten after the last.
+    assert rate_after_first(steps, {0: 1.0, 1: 3.0, 2: 3.0, 3: 10.0}) == 100.0
 
 
 def test_tables_line_up_and_numbers_are_set_right() -> None:
@@ -113,3 +121,35 @@ def test_a_process_that_fails_says_why(tmp_path: Path) -> None:
     measured = measure(Job("test", (sys.executable, "-c", program), tmp_path / "log"))
     assert not measured.ok
     assert measured.error == "exit 2 error: no plan fits"
+
+
+STEPS = """
+import json, sys, time
+began = time.perf_counter()
+with open(sys.argv[1], "w") as log:
+    for step in range(4):
+        until = time.process_time() + 0.1
+        while time.process_time() < until:
+            pass
+        event = {"event": "step", "step": step, "tokens": step, "elapsed": time.perf_counter() - began, "loss": 1.0}
+        print(json.dumps(event), file=log, flush=True)
+"""
+
+
+def test_two_processes_side_by_side_both_come_to_their_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("benchmark.side_by_side._SLICE_S", 0.05)
+    jobs = {name: Job(name, (sys.executable, "-c", STEPS, str(tmp_path / name)), tmp_path / name) for name in "ab"}
+    pair = side_by_side(lambda: jobs["a"], lambda: jobs["b"], 2)
+    assert [run.name for run in (*pair.one, *pair.other)] == ["a", "a", "b", "b"]
+    assert all(run.ok and run.steps == 4 for run in (*pair.one, *pair.other))
+    assert pair.ratio is not None and pair.ratio > 0
+    assert [(record["name"], record["beside"]) for record in pair.records()] == [("a", "b"), ("b", "a")] * 2
+
+
+def test_a_contender_that_fails_is_told_and_leaves_nobody_behind(tmp_path: Path) -> None:
+    failing = Job("failing", (sys.executable, "-c", "raise SystemExit('error: no plan fits')"), tmp_path / "failing")
+    fine = Job("fine", (sys.executable, "-c", STEPS, str(tmp_path / "fine")), tmp_path / "fine")
+    first, second = side_by_side(lambda: failing, lambda: fine, 1), side_by_side(lambda: fine, lambda: failing, 1)
+    assert first.one[0].error == "exit 1 error: no plan fits" and "not begun" in first.other[0].error
+    assert second.one[0].ok and second.other[0].error == "exit 1 error: no plan fits"
+    assert first.ratio is None and second.ratio is None
