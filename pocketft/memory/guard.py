@@ -24,7 +24,7 @@ _UNTOUCHED_BYTES = 128 << 20
 _our_limit: int | None = None  # as set last; another one is the person's and stays
 _NEAR = 0.97  # of the cap, beyond what is planned: such a peak turns on frugality before the next can be higher
 _READY = 0.5  # of freed memory, for what comes; the rest may lie in pieces that are too small
-_NO_ROOM = 0.3  # of a block where another has just been: the heap creeps up, by as much at once
+_VENTURED = 0.025  # of what is expected, beyond it: where a block finds no room in what is free
 _HEIGHT = 0.8  # of a plan's memory: with more than that in use, the most that a step needs is near
 _ADVICE = "give a larger --memory"
 
@@ -55,7 +55,7 @@ class Guard:
     def stay_within(self, expected_bytes: int, coming_bytes: int, graphs_bytes: int, after_its_like: bool) -> None:
         """Freed memory goes back where `coming_bytes` more would lead beyond what is expected, however far the cap.
 
-        Where no graphs are kept, a block `after_its_like` finds most of its room where the one before was. With graphs
+        Where no graphs are kept, a block `after_its_like` mostly finds its room where the one before was. With graphs
         of `graphs_bytes` in all, what is free waits for them between the heights of steps, as long as half of what
         comes may find no room there.
         """
@@ -67,8 +67,8 @@ class Guard:
             at_height = in_use + coming_bytes - min(idle, graphs_bytes) > _HEIGHT * expected_bytes
             too_much = at_height or in_use + _READY * coming_bytes > expected_bytes
         else:
-            found = min(idle, (1 - _NO_ROOM) * coming_bytes) if after_its_like else 0
-            too_much = in_use + coming_bytes - found > expected_bytes
+            ventured = min(idle, _VENTURED * expected_bytes) if after_its_like else 0
+            too_much = in_use + coming_bytes - ventured > expected_bytes
         if too_much:
             self._trim()
 

@@ -76,7 +76,7 @@ def test_freed_memory_that_serves_what_comes_stays(monkeypatch: pytest.MonkeyPat
 
 def test_without_graphs_a_block_uses_what_the_one_before_has_freed(monkeypatch: pytest.MonkeyPatch) -> None:
     trims: list[bool] = []
-    unallocated, in_use = 100 * MB, 550 * MB
+    unallocated, in_use = 100 * MB, 520 * MB
     monkeypatch.setattr("pocketft.memory.guard.rss_bytes", lambda: in_use)
     monkeypatch.setattr("pocketft.memory.guard.trim_heap", lambda: trims.append(True))
     monkeypatch.setattr("pocketft.memory.guard._unallocated_bytes", lambda: unallocated)
@@ -89,7 +89,7 @@ def test_without_graphs_a_block_uses_what_the_one_before_has_freed(monkeypatch: 
     guard.stay_within(600 * MB, 90 * MB, 0, after_its_like=False)
     assert trims.pop()
     unallocated += 90 * MB
-    in_use = 590 * MB  # the heap has crept up to what is expected
+    in_use = 530 * MB  # a block that finds no room would lead 3% beyond what is expected
     guard.stay_within(600 * MB, 90 * MB, 0, after_its_like=True)
     assert trims
 
