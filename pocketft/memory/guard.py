@@ -24,6 +24,7 @@ _UNTOUCHED_BYTES = 128 << 20
 _our_limit: int | None = None  # as set last; another one is the person's and stays
 _NEAR = 0.97  # of the cap, beyond what is planned: such a peak turns on frugality before the next can be higher
 _READY = 0.5  # of freed memory, for what comes; the rest may lie in pieces that are too small
+_HOMELESS = 0.5  # of what comes between the heights of steps: finds no room in what is free
 _VENTURED = 0.025  # of what is expected, beyond it: where a block finds no room in what is free
 _HEIGHT = 0.8  # of a plan's memory: with more than that in use, the most that a step needs is near
 _ADVICE = "give a larger --memory"
@@ -65,7 +66,7 @@ class Guard:
         idle = self._idle_bytes()
         if graphs_bytes:
             at_height = in_use + coming_bytes - min(idle, graphs_bytes) > _HEIGHT * expected_bytes
-            too_much = at_height or in_use + _READY * coming_bytes > expected_bytes
+            too_much = at_height or in_use + _HOMELESS * coming_bytes > expected_bytes
         else:
             ventured = min(idle, _VENTURED * expected_bytes) if after_its_like else 0
             too_much = in_use + coming_bytes - ventured > expected_bytes
@@ -77,7 +78,9 @@ class Guard:
         self._unallocated_when_trimmed = _unallocated_bytes()
 
     def _idle_bytes(self) -> int:
-        """Freed memory that is still resident, by what has come since all of it was given back."""
+        """Freed memory that is resident: what the C library has and nobody else, less what there was of it right after
+        freed memory was given back last.
+        """
         return max(0, _unallocated_bytes() - self._unallocated_when_trimmed)
 
     def be_frugal(self) -> bool:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 from benchmark import cells
 from benchmark.goals import goals
-from benchmark.jobs import PEER_KINDS, our_job, peer_job
+from benchmark.jobs import our_job, peer_job
 from benchmark.kernel_limit import Group, NoLimit, own_group
 from benchmark.options import Options
 from benchmark.page_cache import files_of_a_run, forget
@@ -57,7 +58,8 @@ def cap(options: Options) -> Section | None:
     try:
         with own_group() as group:
             print(f"control groups, version {group.version}", file=sys.stderr)
-            found = [_squeeze(case, group, within * _MB, options) for case in cases]
+            peers_python = options.peers_python() if any(case.peer for case in cases) else None
+            found = [_squeeze(case, group, within * _MB, peers_python) for case in cases]
     except NoLimit as why:
         print(f"cap is left out: {why}", file=sys.stderr)
         return None
@@ -65,15 +67,18 @@ def cap(options: Options) -> Section | None:
     table = Table(
         f"Smallest limit survived (control groups, version {group.version})", _COLUMNS, [row for row, _ in found]
     )
-    return Section("cap", "Under a hard limit", about, (table,), [record for _, record in found])
+    records = [record for _, record in found]
+    return Section("cap", "Under a hard limit", about, (table,), records, peers_python=peers_python)
 
 
-def _squeeze(case: Case, group: Group, within: int, options: Options) -> tuple[tuple[str, ...], dict[str, object]]:
+def _squeeze(
+    case: Case, group: Group, within: int, peers_python: str | None
+) -> tuple[tuple[str, ...], dict[str, object]]:
     """The row of one case, and the record of its trials."""
     ensure_model(case.task.model)
     prepared = prepare(case.task)
     try:
-        make, python, memory = _runner(case, prepared, options)
+        make, python, memory = _runner(case, prepared, peers_python)
     except NoPlan as why:
         return (case.label, *goals(case.label), str(why), *[""] * 5), {"name": case.label, "error": str(why)}
     free = measure(make())
@@ -97,13 +102,13 @@ def _squeeze(case: Case, group: Group, within: int, options: Options) -> tuple[t
     return row, {"name": case.label, "smallest_limit_bytes": smallest, "free": free.to_json(), "trials": trials.results}
 
 
-def _runner(case: Case, prepared: Prepared, options: Options) -> tuple[Callable[[], Job], str, str | None]:
+def _runner(case: Case, prepared: Prepared, peers_python: str | None) -> tuple[Callable[[], Job], str, str | None]:
+    """What makes a run, the interpreter that runs it, and its `--memory`."""
     if case.peer is not None:
-        kind, python = case.peer, options.peers_python()
-        assert kind in PEER_KINDS
-        return lambda: peer_job(kind, prepared, python), python, None
+        assert peers_python is not None
+        return partial(peer_job, case.peer, prepared, peers_python), peers_python, None
     memory = smallest_memory(prepared)
-    return lambda: our_job(f"cap {case.label}", prepared, memory), our_python(), memory
+    return partial(our_job, f"cap {case.label}", prepared, memory), our_python(), memory
 
 
 @dataclass

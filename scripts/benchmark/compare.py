@@ -6,6 +6,7 @@ import subprocess
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
+from itertools import chain
 
 from benchmark import cells
 from benchmark.goals import goals
@@ -13,7 +14,7 @@ from benchmark.imports import plain_imports_bytes
 from benchmark.jobs import PEER_KINDS, our_job, peer_job
 from benchmark.medians import median, median_ratio, spread
 from benchmark.options import Options
-from benchmark.process import Job, Measured
+from benchmark.process import Job, Measured, figures
 from benchmark.report import Section, Table
 from benchmark.text import Task, prepare
 from benchmark.turns import Runs, errors, run_records, take_turns
@@ -42,22 +43,30 @@ def compare(options: Options) -> Section:
     task = Task(_MODEL, seq_length=512, rows=4, steps=options.steps or (3 if options.quick else 6))
     prepared = prepare(task)
     contenders: dict[str, Callable[[], Job]] = {
-        name: partial(our_job, name, prepared, memory) for name, memory in _OURS.items()
+        name: partial(our_job, name, prepared, memory) for name, memory in _OURS.items() if options.wants(name)
     }
-    contenders |= {kind: partial(peer_job, kind, prepared, options.peers_python()) for kind in PEER_KINDS}
-    wanted = {name: make for name, make in contenders.items() if options.wants(name)}
-    runs = take_turns(wanted, options.repeats or (1 if options.quick else 3))
+    kinds = [kind for kind in PEER_KINDS if options.wants(kind)]
+    python = options.peers_python() if kinds else None
+    if python is not None:
+        contenders |= {kind: partial(peer_job, kind, prepared, python) for kind in kinds}
+    runs = take_turns(contenders, options.repeats or (1 if options.quick else 3))
     return Section(
         "compare",
         "Beside its peers",
         f"{_MODEL} (Q4_1 GGUF), rows of {task.seq_length} tokens, {task.tokens_per_step} tokens an optimizer step, "
         f"{task.steps} steps; LoRA r = 8, alpha = 16 on all linear layers, AdamW, learning rate 2e-4. {_PEERS}",
         (
-            Table("Contenders (medians)", _COLUMNS, [_contender(*item) for item in runs.items()], errors(runs)),
+            Table(
+                "Contenders (medians)",
+                _COLUMNS,
+                [_contender(*item) for item in runs.items()],
+                errors(chain(*runs.values())),
+            ),
             Table("Ratios", ("row", "must", "aim", "measured"), _ratios(runs)),
             Table("Start", ("row", "must", "aim", "measured"), _start(runs)),
         ),
         run_records(runs),
+        peers_python=python,
     )
 
 
@@ -86,14 +95,9 @@ def _ratios(runs: Runs) -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = []
     for name, figure, ours, theirs in _RATIOS:
         if ours in runs and theirs in runs:
-            found = median_ratio(_figures(runs[ours], figure), _figures(runs[theirs], figure))
+            found = median_ratio(figures(runs[ours], figure), figures(runs[theirs], figure))
             rows.append((name, *goals(name), cells.ratio(found)))
     return rows
-
-
-def _figures(found: Sequence[Measured], figure: str) -> list[float | None]:
-    """One per repeat; None where the run failed."""
-    return [getattr(run, figure) if run.ok else None for run in found]
 
 
 def _start(runs: Runs) -> list[tuple[str, ...]]:

@@ -57,7 +57,7 @@ def own_group(mount: Path = _MOUNT, proc: Path = Path("/proc")) -> Iterator[Grou
 
 
 def _make(mount: Path, proc: Path) -> Group:
-    version, own = _own_group(mount, proc)
+    version, own = _group_we_are_in(mount, proc)
     parents = [own, *own.parents]
     reasons = []
     for parent in parents[: parents.index(mount_of(mount, version)) + 1]:
@@ -82,7 +82,7 @@ def mount_of(mount: Path, version: int) -> Path:
     return mount if version == 2 else mount / "memory"
 
 
-def _own_group(mount: Path, proc: Path) -> tuple[int, Path]:
+def _group_we_are_in(mount: Path, proc: Path) -> tuple[int, Path]:
     """The version that limits memory here, and our own group's folder; the topmost where ours is not to be seen."""
     if (mount / "memory" / "memory.limit_in_bytes").exists():
         version, wanted = 1, "memory"

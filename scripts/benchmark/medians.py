@@ -14,7 +14,7 @@ def median(values: Sequence[float | None]) -> float | None:
 
 def median_ratio(ours: Sequence[float | None], theirs: Sequence[float | None]) -> float | None:
     """The median of the ratios within each repeat: what slows a whole repeat down does not count."""
-    pairs = zip(ours, theirs, strict=False)
+    pairs = zip(ours, theirs, strict=True)
     return median([one / other for one, other in pairs if one is not None and other])
 
 

@@ -21,4 +21,5 @@ class Options:
         return not self.only or any(word.lower() in name.lower() for word in self.only)
 
     def peers_python(self) -> str:
+        """The interpreter of the peers; their environment is made where there is none yet."""
         return self.peers or peers_python()

@@ -14,7 +14,7 @@ from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
-from benchmark.places import HOME, our_python
+from benchmark.places import HOME, WEIGHTS, our_python
 
 
 def forget(files: Iterable[Path]) -> None:
@@ -31,8 +31,8 @@ def forget(files: Iterable[Path]) -> None:
 
 
 def files_of_a_run(python: str) -> list[Path]:
-    """The libraries of an environment and all base models."""
-    return [*_libraries(python), *HOME.glob("stores/*/*.bin")]
+    """The libraries of an environment and all base models, as we and as the peers read them."""
+    return [*_libraries(python), *HOME.glob("stores/*/*.bin"), *WEIGHTS.glob("*/*.safetensors")]
 
 
 @cache

@@ -69,7 +69,7 @@ def prediction(options: Options) -> Section:
         "Memory: predicted, measured, and the cap",
         "Peak is VmHWM as the kernel counts it. The smallest cap is the one that pocketft's own advice names.",
         (Table("Cells", _COLUMNS, [_row(cell, run) for cell, run in found.items()]),),
-        [{**run.to_json(), "name": cell.name} for cell, run in found.items()],
+        [run.to_json() for run in found.values()],
         summary,
     )
 

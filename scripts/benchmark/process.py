@@ -68,6 +68,11 @@ class Measured:
         return {name: value for name, value in vars(self).items() if name != "events"}
 
 
+def figures(found: Sequence[Measured], figure: str) -> list[float | None]:
+    """One per repeat; None where the run failed."""
+    return [getattr(run, figure) if run.ok else None for run in found]
+
+
 def failed(name: str, why: str) -> Measured:
     """Of a run that could not even begin."""
     return Measured(name, ok=False, wall_s=0.0, peak_bytes=0, anonymous_bytes=None, error=why)
@@ -100,6 +105,8 @@ class Running:
         )
         self._watch = Watch(self._process.pid, job.log, self._started)
         self._paused_s: dict[int, float] = {}  # optimizer steps done -> how long it stood still then
+        self._wall_s: float | None = None  # once it has ended; others may run on beside it
+        self._stolen_share = 0.0
 
     def __enter__(self) -> Self:
         return self
@@ -110,7 +117,10 @@ class Running:
 
     @property
     def ended(self) -> bool:
-        return self._process.poll() is not None
+        if self._process.poll() is None:
+            return False
+        self._note_end()
+        return True
 
     @property
     def has_stepped(self) -> bool:
@@ -139,13 +149,19 @@ class Running:
 
     def measured(self) -> Measured:
         """What was seen. Where it has not ended by itself, it is killed and has failed."""
-        late, wall_s = not self.ended, time.perf_counter() - self._started
-        code = self._kill()
+        late = not self.ended
+        self._note_end()
+        code, wall_s = self._kill(), self._wall_s or 0.0
         self._output.seek(0)
         said = self._output.read().decode(errors="replace")
         measured = _measured(self.job, code, wall_s, self._watch, said, self._paused_s)
-        measured = replace(measured, stolen_share=round(self._stolen.share(), 3))
+        measured = replace(measured, stolen_share=round(self._stolen_share, 3))
         return replace(measured, error=f"not done after {wall_s:.0f} s") if late else measured
+
+    def _note_end(self) -> None:
+        if self._wall_s is None:
+            self._wall_s = time.perf_counter() - self._started
+            self._stolen_share = self._stolen.share()
 
     def _kill(self) -> int:
         with suppress(psutil.NoSuchProcess):

@@ -44,12 +44,11 @@ SHAPES: dict[str, dict[str, Any]] = {
 }
 
 
-def ensure_model(name: str) -> str:
-    """`name`, with its store written if it is the name of a shape and there is none yet."""
+def ensure_model(name: str) -> None:
+    """Write the store of a shape where there is none yet; of other models nothing."""
     if name in SHAPES and not _is_written(name):
         print(f"Writing random weights for {name}", file=sys.stderr, flush=True)
         _write(name)
-    return name
 
 
 def _source(name: str) -> str:

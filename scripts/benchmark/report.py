@@ -18,8 +18,8 @@ from benchmark.places import DOCS
 from pocketft.files import write_json, write_text
 from pocketft.memory.size import format_size
 
+SECTIONS = ("compare", "prediction", "plans", "cap", "shapes")  # in the order of the page
 _NUMBER = re.compile(r"[<>] ?\d.*|—|\d[\d.,-]*( ?[KMGT]?B| s)?|\d+ of \d+")
-_ORDER = ("compare", "prediction", "plans", "cap", "shapes")
 _HEAD = """# Measured
 
 Written by `scripts/bench` from `benchmarks.json`, which holds every single run; do not edit. How to measure it again:
@@ -28,7 +28,7 @@ Written by `scripts/bench` from `benchmarks.json`, which holds every single run;
 - *tokens/s*: real tokens of the optimizer steps, the first step left out, the same for all.
 - *peak*: VmHWM of the process, libraries included. *anonymous*: the largest RssAnon seen in samples every 20 ms.
 - *ready*: seconds from the command to the moment when the first optimizer step begins. *first step*: when it is done.
-- A ratio is the median of the ratios within each repeat; all contenders take turns within a repeat.
+- A ratio of two contenders is the median of those within each repeat, where they ran in turn or side by side.
 - 1 GB is 1024 MB, 1 MB is 1024 x 1024 bytes.
 """
 
@@ -51,6 +51,7 @@ class Section:
     tables: tuple[Table, ...]
     runs: Sequence[Mapping[str, Any]]
     summary: Callable[[Sequence[Sequence[str]]], Table] | None = None  # of all rows of the last table, old ones too
+    peers_python: str | None = None  # the interpreter of peers that took part
     setting: Mapping[str, Any] = field(default_factory=dict)  # machine, versions
 
 
@@ -90,6 +91,7 @@ def merged(before: Mapping[str, Any] | None, section: Section, date: str) -> dic
         "about": section.about,
         "date": date,
         **section.setting,
+        "versions": {**(before or {}).get("versions", {}), **section.setting.get("versions", {})},
         "tables": tables,
         "runs": [*runs, *section.runs],
     }
@@ -106,7 +108,7 @@ def _entry(table: Table, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def page(known: Mapping[str, Any]) -> str:
     parts = [_HEAD]
-    for name in sorted(known, key=lambda name: _ORDER.index(name) if name in _ORDER else len(_ORDER)):
+    for name in sorted(known, key=lambda name: SECTIONS.index(name) if name in SECTIONS else len(SECTIONS)):
         section = known[name]
         parts.append(f"## {section['title']}\n\n{section['about']}\n")
         parts.append(_where(section))

@@ -65,7 +65,7 @@ def shapes(options: Options) -> Section:
         "Random weights packed like a Q4_1 file (embedding or head in 8 bits), LoRA r = 8 on all linear layers, exact "
         "loss over the whole vocabulary. The cap is pocketft's `--memory`.",
         (Table("Shapes", _COLUMNS, [_row(case, runs) for case, runs in found.items()]),),
-        [{**run.to_json(), "name": case.name} for case, runs in found.items() for run in runs],
+        [run.to_json() for runs in found.values() for run in runs],
     )
 
 

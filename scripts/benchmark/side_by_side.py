@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from benchmark import cells
 from benchmark.medians import median_ratio
-from benchmark.process import Job, Measured, Running, failed
+from benchmark.process import Job, Measured, Running, failed, figures
 from benchmark.turns import tell_run
 
 _SLICE_S = 2.0
@@ -30,12 +30,12 @@ class Pair:
     @property
     def ratio(self) -> float | None:
         """Tokens/s of the one in those of the other, the median over the repeats; None where one of them failed."""
-        return median_ratio(rates(self.one), rates(self.other))
+        return median_ratio(figures(self.one, "tokens_per_s"), figures(self.other, "tokens_per_s"))
 
     def told(self) -> str:
-        """The ratio, and of each repeat where there are several."""
-        each = [cells.ratio(Pair((one,), (other,)).ratio) for one, other in zip(self.one, self.other, strict=True)]
-        return cells.ratio(self.ratio) + (f" ({', '.join(each)})" if len(each) > 1 else "")
+        """The ratio, and of each repeat where there are several; "failed" where a run did."""
+        each = [_told(Pair((one,), (other,)).ratio) for one, other in zip(self.one, self.other, strict=True)]
+        return _told(self.ratio) + (f" ({', '.join(each)})" if len(each) > 1 else "")
 
     def records(self) -> list[dict[str, object]]:
         """Every single run, for the JSON."""
@@ -59,8 +59,8 @@ def side_by_side(one: Callable[[], Job], other: Callable[[], Job], repeats: int)
     return Pair(ones, others)
 
 
-def rates(found: Sequence[Measured]) -> list[float | None]:
-    return [run.tokens_per_s if run.ok else None for run in found]
+def _told(ratio: float | None) -> str:
+    return cells.ratio(ratio) or "failed"
 
 
 def _in_slices(jobs: Sequence[Job]) -> list[Measured]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from benchmark.process import Job, Measured, measure
 from pocketft.memory.size import format_size
@@ -40,13 +40,12 @@ def tell_run(name: str, measured: Measured) -> None:
 def run_records(runs: Runs) -> list[dict[str, object]]:
     """Every single run, for the JSON."""
     return [
-        {"repeat": repeat, **measured.to_json(), "name": name}
-        for name, list_of_runs in runs.items()
+        {"repeat": repeat, **measured.to_json()}
+        for list_of_runs in runs.values()
         for repeat, measured in enumerate(list_of_runs, start=1)
     ]
 
 
-def errors(runs: Runs) -> str:
+def errors(runs: Iterable[Measured]) -> str:
     """What went wrong, for the line below a table; "" where nothing did."""
-    found = {name: run.error for name, list_of_runs in runs.items() for run in list_of_runs if run.error}
-    return " ".join(f"*{name}*: {error}." for name, error in found.items())
+    return " ".join(dict.fromkeys(f"*{run.name}*: {run.error}." for run in runs if run.error))

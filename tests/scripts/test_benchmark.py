@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from benchmark.medians import median, median_ratio, spread
-from benchmark.process import Job, measure
+from benchmark.options import Options
+from benchmark.plans import plans
+from benchmark.process import Job, Measured, failed, measure
 from benchmark.report import Section, Table, markdown, merged, page
-from benchmark.side_by_side import side_by_side
+from benchmark.side_by_side import Pair, side_by_side
 from benchmark.steps import rate_after_first
 
 
@@ -153,3 +155,65 @@ def test_a_contender_that_fails_is_told_and_leaves_nobody_behind(tmp_path: Path)
     assert first.one[0].error == "exit 1 error: no plan fits" and "not begun" in first.other[0].error
     assert second.one[0].ok and second.other[0].error == "exit 1 error: no plan fits"
     assert first.ratio is None and second.ratio is None
+
+
+def test_a_process_that_ended_is_no_longer_timed_while_the_other_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("benchmark.side_by_side._SLICE_S", 0.05)
+    short, long = STEPS.replace("range(4)", "range(2)"), STEPS.replace("range(4)", "range(12)")
+    jobs = [
+        Job(name, (sys.executable, "-c", program, str(tmp_path / name)), tmp_path / name)
+        for name, program in (("short", short), ("long", long))
+    ]
+    pair = side_by_side(lambda: jobs[0], lambda: jobs[1], 1)
+    assert pair.one[0].ok and pair.other[0].ok
+    assert pair.one[0].wall_s < pair.other[0].wall_s
+
+
+def plan_runs(monkeypatch: pytest.MonkeyPatch, errors: Mapping[str, str]) -> None:
+    """Plans of all kinds run at 100 tokens/s, and those in whose names a word of `errors` is fail for that reason."""
+
+    def run_of(name: str) -> Measured:
+        error = next((error for word, error in errors.items() if word in name), "")
+        run = failed(name, error)
+        return run if error else replace(run, ok=True, tokens_per_s=100.0, events=({"event": "plan", "choice": "c"},))
+
+    def run_both(one: Callable[[], str], other: Callable[[], str], repeats: int) -> Pair:
+        return Pair((run_of(one()),) * repeats, (run_of(other()),) * repeats)
+
+    monkeypatch.setattr("benchmark.plans.prepare", lambda task: None)
+    monkeypatch.setattr("benchmark.plans.planned_job", lambda name, *_: name)
+    monkeypatch.setattr("benchmark.plans.side_by_side", run_both)
+
+
+def test_the_best_plan_is_looked_for_among_all_and_not_among_some(monkeypatch: pytest.MonkeyPatch) -> None:
+    plan_runs(monkeypatch, {})
+    measured = {
+        only: [row[0] for row in plans(Options(only=only)).tables[0].rows] for only in ((), ("1GB:",), ("pack",))
+    }
+    best = [f"tokens/s: chosen plan under {cap} / best of the others" for cap in ("4GB", "1GB")]
+    assert set(best) < set(measured[()])
+    assert best[1] in measured[("1GB:",)] and best[0] not in measured[("1GB:",)]
+    assert measured[("pack",)] == []
+
+
+def test_a_plan_that_fails_is_told_and_one_that_does_not_fit_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    none, broken = "exit 2 error: no plan fits in 4 GB", "killed by signal 9"
+    plan_runs(monkeypatch, {"dense": none, "4GB: packed, all kept, wide": broken})
+    goals, under_4gb, under_1gb = plans(Options(repeats=2)).tables
+    named = {row[0]: row for row in under_4gb.rows}
+    assert not any("dense" in name for name in named)
+    assert named["4GB: packed, all kept, wide tiles"][-1] == broken
+    assert under_4gb.notes == f"*4GB: packed, all kept, wide tiles*: {broken}."
+    assert under_1gb.notes == ""
+    told = {row[0]: row[-1] for row in goals.rows}
+    assert told["tokens/s: streamed / packed under 4GB, all kept"].startswith("failed (failed, failed)")
+    assert told["tokens/s: streamed / packed under 1GB, all kept"].startswith("1.00 (1.00, 1.00)")
+
+
+def test_versions_of_peers_stay_beside_their_rows_when_only_ours_are_measured_again() -> None:
+    first = on("one", "aaa", ("a", "1"), ("b", "2"))
+    versions = {**first.setting["versions"], "peers": {"trl": "1.2"}}
+    before = merged(None, replace(first, setting={**first.setting, "versions": versions}), "2026-01-01")
+    assert "peers: trl 1.2" in page({"compare": merged(before, on("one", "bbb", ("b", "3")), "2026-01-02")})

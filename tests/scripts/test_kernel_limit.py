@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from benchmark.kernel_limit import Group, NoLimit, _own_group, own_group
+from benchmark.kernel_limit import Group, NoLimit, _group_we_are_in, own_group
 from benchmark.search import smallest_passing
 
 
@@ -42,20 +42,20 @@ def test_version_1_finds_its_own_group(tmp_path: Path) -> None:
     write(tmp_path / "cgroup/memory/memory.limit_in_bytes", "1")
     write(tmp_path / "cgroup/memory/jobs/mine/memory.limit_in_bytes", "1")
     write(tmp_path / "proc/self/cgroup", "5:cpu:/else\n4:memory:/jobs/mine\n0::/\n")
-    assert _own_group(tmp_path / "cgroup", tmp_path / "proc") == (1, tmp_path / "cgroup/memory/jobs/mine")
+    assert _group_we_are_in(tmp_path / "cgroup", tmp_path / "proc") == (1, tmp_path / "cgroup/memory/jobs/mine")
 
 
 def test_version_2_finds_its_own_group(tmp_path: Path) -> None:
     write(tmp_path / "cgroup/cgroup.controllers", "cpuset cpu io memory pids")
     write(tmp_path / "cgroup/user.slice/memory.max", "max")
     write(tmp_path / "proc/self/cgroup", "0::/user.slice\n")
-    assert _own_group(tmp_path / "cgroup", tmp_path / "proc") == (2, tmp_path / "cgroup/user.slice")
+    assert _group_we_are_in(tmp_path / "cgroup", tmp_path / "proc") == (2, tmp_path / "cgroup/user.slice")
 
 
 def test_a_group_that_is_not_to_be_seen_from_a_container_is_the_topmost(tmp_path: Path) -> None:
     write(tmp_path / "cgroup/cgroup.controllers", "memory")
     write(tmp_path / "proc/self/cgroup", "0::/../other\n")
-    assert _own_group(tmp_path / "cgroup", tmp_path / "proc") == (2, tmp_path / "cgroup")
+    assert _group_we_are_in(tmp_path / "cgroup", tmp_path / "proc") == (2, tmp_path / "cgroup")
 
 
 def test_a_machine_without_control_groups_says_so(tmp_path: Path) -> None:
