@@ -65,7 +65,7 @@ def open_chat(run: Path, cap_bytes: int, report: Reporter) -> ChatSession:
         _CONTEXT_TOKENS,
         micro_batch=1,
         optimizer_bytes=0,
-        row_lengths=2,  # the question, and then one token at a time
+        row_lengths=_CONTEXT_TOKENS,  # one token at a time, each sees one key more
         forward_only=True,
         cache_bytes=_cache_bytes(base),
     )

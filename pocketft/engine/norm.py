@@ -31,9 +31,11 @@ class _RMSNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         x_f32 = x.float()
-        inverse_rms = torch.rsqrt(x_f32.square().mean(dim=-1, keepdim=True) + eps)  # (..., 1)
+        norm = torch.linalg.vector_norm(x_f32, dim=-1, keepdim=True)  # (..., 1); squares are nowhere written down
+        inverse_rms = norm.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
         ctx.save_for_backward(x, weight, inverse_rms)
-        return x_f32.mul(inverse_rms).mul_(weight).to(x.dtype)
+        y = x_f32 * inverse_rms if x_f32 is x else x_f32.mul_(inverse_rms)
+        return y.mul_(weight).to(x.dtype)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:

@@ -32,14 +32,17 @@ from pocketft.memory.profile import MachineProfile
 from pocketft.memory.tally import Cost
 from pocketft.memory.throughput import Work, step_seconds
 
-# What kernels take when they are first used: code that runs for the first time, stacks of threads, scratch of the
-# dequantization; and kernels compiled for the shapes of each length of rows, about 1 MB a shape, up to the number that
-# oneDNN is told to keep (`cli/environment.py`). Scoring uses half of them. Measured on SmolLM2-135M and Gemma 3 270M
-# under tight caps: 65-80 MB with one length, 95-130 with several.
-_FIRST_USE_BYTES = 32 << 20
-_PER_LENGTH_BYTES = 48 << 20
-_MOST_LENGTHS = 2
-_FLOAT32_PRODUCTS = 0.1  # of the largest block's matrices: MKL keeps 2 MB for SmolLM2-135M's, 86 for an 8B's
+# What comes when kernels are first used: code that runs for the first time, stacks of threads, scratch of the
+# dequantization. In bfloat16 oneDNN compiles a kernel for each kind of product of each length of rows, and keeps as
+# many as it is told to (`cli/environment.py`). Measured, of SmolLM2-135M, Gemma 3 270M and three larger shapes in rows
+# of 256 to 2048 tokens: 77 MB with 34 kinds, 80 with 40, 90 with 52, 102 with 76, 128 with rows of 20 lengths. In
+# float32 MKL has kernels of its own, and keeps buffers: 2 MB for the matrices of SmolLM2-135M, 86 for those of an 8B.
+# Scoring takes half of it all, but for these buffers.
+_FIRST_USE_BYTES = 58 << 20
+_KERNEL_BYTES = 560 << 10
+_KERNELS_KEPT = 128
+_MKL_BYTES = 22 << 20
+_MKL_BUFFERS = 0.1  # of the largest block's matrices
 CAN_SPILL = hasattr(os, "preadv")
 TILES = (LossTiles(4096, 512), LossTiles(2048, 256), LossTiles(1024, 128), LossTiles(256, 64))
 
@@ -127,12 +130,6 @@ class Candidates:
             sizes.append(min(2 * sizes[-1], workload.rows_per_step))
         return sizes
 
-    @property
-    def first_use_bytes(self) -> int:
-        whole = _FIRST_USE_BYTES + min(self.workload.row_lengths, _MOST_LENGTHS) * _PER_LENGTH_BYTES
-        products = int(_FLOAT32_PRODUCTS * max(self._dense)) if self.dtype == "float32" else 0
-        return products + (whole // 2 if self.workload.forward_only else whole)
-
     def plans(self, cap_bytes: int) -> Iterator[Plan]:
         """All of them, whether they fit or not, the fullest first."""
         for micro_batch in reversed(self.micro_batches):
@@ -141,6 +138,14 @@ class Candidates:
                     for mix in self._mixes:
                         for habits in self._habits:
                             yield self._plan(micro_batch, mix, kept, tiles, habits, cap_bytes)
+
+    def first_use_bytes(self, micro_batch: int) -> int:
+        """Of micro-batches of so many rows."""
+        kernels = self._footprints[micro_batch, False].kernels * self.workload.row_lengths
+        is_float32 = self.dtype == "float32"
+        library = _MKL_BYTES if is_float32 else min(kernels, _KERNELS_KEPT) * _KERNEL_BYTES
+        buffers = int(_MKL_BUFFERS * max(self._dense)) if is_float32 else 0
+        return (_FIRST_USE_BYTES + library) // (2 if self.workload.forward_only else 1) + buffers
 
     @property
     def _torch_dtype(self) -> torch.dtype:
@@ -189,7 +194,7 @@ class Candidates:
         graphs_bytes = kept * kept_bytes
         components = {
             "imports": self.imports_bytes,
-            "first_use": self.first_use_bytes,
+            "first_use": self.first_use_bytes(micro_batch),
             "weights": self._ends_in_memory(habits.stream_ends, micro_batch, tiles) + mix.weight_bytes,
             "adapter": footprint.adapter_numbers * per_number,
             "block_inputs": self._held_inputs(kept, habits) * self._step_hidden_bytes,
@@ -294,7 +299,7 @@ def _gap_bytes(components: dict[str, int], habits: Habits, rise: Rise, some_reco
     inputs = components["block_inputs"] + components["call_arguments"]
     if habits.tight:  # large tensors are mapped one by one, and leave no gaps
         return int(0.05 * kept)
-    without_room = 0.3 * max(0, churn - kept)
+    without_room = 0.35 * max(0, churn - kept)
     if habits.keep_attention:
         return int(without_room + 0.2 * inputs + 0.08 * kept)
     return int(without_room + 0.7 * churn + 0.2 * inputs + (0.07 if some_recomputed else 0.14) * kept)

@@ -23,7 +23,7 @@ from pocketft.engine.loss import LossTiles, head_loss_and_grad
 from pocketft.engine.packed import PackedTensor
 from pocketft.engine.skeleton import Skeleton, build_skeleton, call_arguments, on_device
 from pocketft.engine.weights import BlockSpec, WeightSource
-from pocketft.memory.tally import Cost, Tally
+from pocketft.memory.tally import Cost, Product, Tally
 
 META = torch.device("meta")
 
@@ -35,8 +35,8 @@ class Footprint:
     `forward_bytes`, `backward_bytes` and `again_bytes` (both once more) are a block's peaks on top of what lies there
     before, for the backward pass its graph. `kept_bytes` is that graph, but for the block's output, which is the next
     one's input; `arguments_bytes` are the masks and tables of all blocks; `adapter_numbers` counts the adapter's
-    parameters in the whole model. The costs are those of all blocks together: `forward`,
-    `recompute` (forward again, without what nobody reads) and `backward` alone.
+    parameters in the whole model, `kernels` the kinds of matrix products in all blocks. The costs are those of all
+    blocks together: `forward`, `recompute` (forward again, without what nobody reads) and `backward` alone.
     """
 
     forward_bytes: int
@@ -45,6 +45,7 @@ class Footprint:
     kept_bytes: int
     arguments_bytes: int
     adapter_numbers: int
+    kernels: int
     forward: Cost
     recompute: Cost
     backward: Cost
@@ -56,6 +57,7 @@ class _Block:
     backward_bytes: int
     again_bytes: int
     kept_bytes: int
+    products: frozenset[Product]
     forward: Cost
     recompute: Cost
     backward: Cost
@@ -94,6 +96,7 @@ def _measure(skeleton: Skeleton, shape: tuple[int, int], keep_attention: bool, d
         max(block.kept_bytes for block, _ in each),
         _distinct_bytes(arguments),
         numbers,
+        len(frozenset().union(*(block.products for block, _ in each))),
         sum((block.forward * count for block, count in each), Cost()),
         sum((block.recompute * count for block, count in each), Cost()),
         sum((block.backward * count for block, count in each), Cost()),
@@ -128,7 +131,10 @@ def _measure_block(
     for parameter in layer.parameters():
         parameter.grad = None
     backward = both.cost + recompute * -1.0
-    return _Block(forward.peak, both.peak - kept_bytes, both.peak, kept_bytes, forward.cost, recompute, backward)
+    products = frozenset(forward.products | both.products)
+    return _Block(
+        forward.peak, both.peak - kept_bytes, both.peak, kept_bytes, products, forward.cost, recompute, backward
+    )
 
 
 def loss_cost(hidden_size: int, tiles: LossTiles, dtype: torch.dtype) -> Cost:

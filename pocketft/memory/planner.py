@@ -159,7 +159,7 @@ def _advice(candidates: Candidates, cap_bytes: int, plans: Sequence[Plan]) -> st
     smallest = min(plans, key=_least_cap_bytes)
     needed = format_size(smallest.predicted_peak_bytes)
     head = f"no plan fits in {cap}: at {tokens} tokens a row the smallest needs {needed}"
-    libraries_bytes = candidates.imports_bytes + candidates.first_use_bytes
+    libraries_bytes = sum(smallest.components[name] for name in ("imports", "first_use"))
     if libraries_bytes >= cap_bytes:
         libraries = format_size(libraries_bytes)
         return f"{head}, of which {libraries} are the libraries alone; use {_cap_for(smallest)} or more"

@@ -17,6 +17,10 @@ from torch.utils._pytree import tree_leaves
 _PRODUCTS = frozenset(f"aten::{name}" for name in ("mm", "addmm", "addmm_", "bmm", "baddbmm", "baddbmm_"))
 
 
+# Shapes of both factors, whether each is transposed, whether something is added: what one compiled kernel serves.
+Product = tuple[tuple[int, ...], tuple[int, ...], tuple[bool, bool], bool]
+
+
 @dataclass(frozen=True)
 class Cost:
     """Floating point operations of matrix products, bytes that all operations read and write, and their number."""
@@ -33,14 +37,15 @@ class Cost:
 
 
 class Tally(TorchDispatchMode):
-    """While active, counts the bytes of every storage created and not yet freed (`peak` is the most at any time) and
-    adds up the cost of what is computed."""
+    """While active, counts the bytes of every storage created and not yet freed (`peak` is the most at any time), adds
+    up the cost of what is computed, and remembers in `products` which matrix products were of different shapes."""
 
     def __init__(self) -> None:
         super().__init__()
         self.current = 0
         self.peak = 0
         self.cost = Cost()
+        self.products: set[Product] = set()
         self._known: set[int] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -54,6 +59,8 @@ class Tally(TorchDispatchMode):
             self._add(tensor)
         if made or func._schema.is_mutable:  # else a view, which costs nothing
             self.cost += _cost(func._schema.name, operands, outputs)
+            if func._schema.name in _PRODUCTS:
+                self.products.add(_kind_of_product(operands))
         return result
 
     def _add(self, tensor: Tensor) -> None:
@@ -69,6 +76,12 @@ class Tally(TorchDispatchMode):
     def _remove(self, key: int, size: int) -> None:
         self._known.discard(key)
         self.current -= size
+
+
+def _kind_of_product(operands: list[Tensor]) -> Product:
+    left, right = operands[-2:]
+    is_transposed = (left.stride(-1) != 1, right.stride(-1) != 1)
+    return (tuple(left.shape), tuple(right.shape), is_transposed, len(operands) > 2)
 
 
 def _cost(name: str, operands: list[Tensor], outputs: list[Tensor]) -> Cost:

@@ -50,9 +50,18 @@ def source() -> MemorySource:
     return MemorySource(AutoModelForCausalLM.from_config(CONFIG), as_affine4)
 
 
-def plan_for(source: MemorySource, cap_bytes: int, row_tokens: int = 512) -> Plan:
-    workload = Workload(rows_per_step=4, row_tokens=row_tokens, tokens=100_000, micro_batch=None, optimizer_bytes=8)
-    return make_choice(CONFIG, source, copy.deepcopy(LORA), workload, PROFILE, cap_bytes).plan
+def plan_for(
+    source: MemorySource, cap_bytes: int, row_tokens: int = 512, row_lengths: int = 1, dtype: str = "bfloat16"
+) -> Plan:
+    workload = Workload(
+        rows_per_step=4,
+        row_tokens=row_tokens,
+        tokens=100_000,
+        micro_batch=None,
+        optimizer_bytes=8,
+        row_lengths=row_lengths,
+    )
+    return make_choice(CONFIG, source, copy.deepcopy(LORA), workload, PROFILE, cap_bytes, dtype).plan
 
 
 def test_tally_sees_what_is_held_at_the_worst_moment() -> None:
@@ -86,6 +95,24 @@ def test_longer_rows_cost_more_and_the_adapter_is_counted_exactly(source: Memory
         4 * (i + o) for i, o in [(256, 256), (256, 128), (256, 128), (256, 256), (256, 512), (256, 512), (512, 256)]
     )
     assert short.adapter_numbers == 8 * per_block
+
+
+def test_only_products_of_new_shapes_need_kernels_of_their_own(source: MemorySource) -> None:
+    found = measure_footprints(CONFIG, source, LORA, 256, [(1, False), (1, True)], torch.bfloat16)
+    tiles, more_tiles = 2, 4
+    twice = measure_footprints(CONFIG, source, LORA, 512, [(1, False)], torch.bfloat16)[1, False]
+    assert found[1, True].kernels == found[1, False].kernels  # of kept probabilities: fewer products, no other ones
+    per_tile = 3  # q kT and do vT; p v and ds k; pT do and dsT q
+    assert twice.kernels - found[1, False].kernels == per_tile * (more_tiles - tiles)
+
+
+def test_rows_of_several_lengths_are_foretold_their_kernels_where_kernels_are_compiled(source: MemorySource) -> None:
+    def first_use(dtype: str, lengths: int) -> int:
+        return plan_for(source, 4096 * MB, dtype=dtype, row_lengths=lengths).components["first_use"]
+
+    assert first_use("bfloat16", 1) < first_use("bfloat16", 2) < first_use("bfloat16", 20)
+    assert first_use("bfloat16", 20) == first_use("bfloat16", 200)  # no more than are kept
+    assert first_use("float32", 1) == first_use("float32", 20)
 
 
 def test_what_is_measured_one_after_another_does_not_touch_what_comes_after(source: MemorySource) -> None:
