@@ -26,7 +26,7 @@ _NEAR = 0.97  # of the cap, beyond what is planned: such a peak turns on frugali
 _READY = 0.5  # of freed memory, for what comes; the rest may lie in pieces that are too small
 _HOMELESS = 0.5  # of what comes between the heights of steps: finds no room in what is free
 _VENTURED = 0.02  # of what is expected, beyond it: where a block finds no room in what is free
-_HEIGHT = 0.8  # of a plan's memory: with more than that in use, the most that a step needs is near
+_HEIGHT = 0.93  # of a plan's memory: with more than that in use, the most that a step needs is near
 _ADVICE = "give a larger --memory"
 
 

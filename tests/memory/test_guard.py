@@ -69,7 +69,7 @@ def test_freed_memory_that_serves_what_comes_stays(monkeypatch: pytest.MonkeyPat
     assert not trims
     guard.stay_within(600 * MB, 110 * MB, 300 * MB, after_its_like=True)  # half of that would be too much
     assert trims.pop()
-    unallocated += 100 * MB  # in gaps between the graphs of this one
+    unallocated += 75 * MB  # in gaps between the graphs of this one
     guard.stay_within(600 * MB, 90 * MB, 300 * MB, after_its_like=True)
     assert trims
 
