@@ -145,9 +145,9 @@ def test_what_the_guard_reckons_with_fits_where_no_memory_is_left_to_give_back(s
     """Else it would end a run, in the second step, that was going to stay under the cap."""
     smallest = advised_cap_bytes(source) + 10 * MB
     with pytest.raises(CapTooSmall) as refused:
-        plan_for(source, smallest, row_tokens=4096)
+        plan_for(source, smallest, row_tokens=8192)
     floor = parse_size(str(refused.value).split("--memory ")[1].split(",")[0]) + 10 * MB
-    plan = plan_for(source, floor, row_tokens=4096)
+    plan = plan_for(source, floor, row_tokens=8192)
     base = plan.predicted_peak_bytes - plan.components["workspace"]
     assert plan.tight_allocator and 1.5 * plan.components["workspace"] > plan.cap_bytes / 10
     assert base + plan.rise.at_worst() <= 0.98 * plan.cap_bytes
