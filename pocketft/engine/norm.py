@@ -34,7 +34,7 @@ class _RMSNorm(torch.autograd.Function):
         norm = torch.linalg.vector_norm(x_f32, dim=-1, keepdim=True)  # (..., 1); squares are nowhere written down
         inverse_rms = norm.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
         ctx.save_for_backward(x, weight, inverse_rms)
-        y = x_f32 * inverse_rms if x_f32 is x else x_f32.mul_(inverse_rms)
+        y = x_f32.mul_(inverse_rms) if x.dtype != torch.float32 else x * inverse_rms  # x itself must stay
         return y.mul_(weight).to(x.dtype)
 
     @staticmethod

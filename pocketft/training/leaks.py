@@ -248,7 +248,7 @@ def _opened(recipe: Recipe, base: Base, adapter: Factors, report: Reporter) -> I
         ROW_TOKENS,
         micro_batch=None,
         optimizer_bytes=0,
-        row_lengths=ROW_TOKENS,
+        row_lengths=ROW_TOKENS,  # probes are of any length
         forward_only=True,
     )
     plan = choose_plan(base, lora, work, cap_bytes(recipe), device)
